@@ -1,0 +1,57 @@
+# `make book` and `make test` do everything; `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# Busy-waiting threads collapse on a shared machine; the playgrounds show still figures; figures need no display.
+export OMP_WAIT_POLICY := passive
+export PYTHONHASHSEED := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help book test test-package test-notebooks test-site lab notebooks bench lint lock clean
+
+help: ## List what there is to make
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+book: $(INSTALLED) ## Build the site in _build/html and print its path
+	@$(BIN)/python tools/site.py
+
+test: test-package test-notebooks ## Run the unit tests and every notebook
+
+test-package: $(INSTALLED)
+	$(BIN)/python -m pytest tests
+
+test-notebooks: $(INSTALLED)
+	GILEARN_STATIC=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 --durations=10 book
+
+test-site: $(INSTALLED) ## Scan the built site and drive it in Chromium (CHROMIUM=path)
+	$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[browser]'
+	$(BIN)/python -m pytest tests/site
+
+lab: $(INSTALLED) ## Open the notebooks in JupyterLab
+	JUPYTER_CONFIG_PATH=$(CURDIR)/.jupyter $(BIN)/jupyter lab --notebook-dir=book
+
+notebooks: $(INSTALLED) ## Execute the notebooks whose text, package or lock file changed (ALL=1: all)
+	$(BIN)/python tools/notebooks.py $(if $(ALL),--all)
+
+bench: $(INSTALLED) ## Run the benchmarks, each against its baseline
+	$(BIN)/python -m tests.benchmarks.engine
+	$(BIN)/python -m tests.benchmarks.deep_leakage
+
+lint: $(INSTALLED) ## Check format, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+lock: ## Resolve the newest versions that the ranges allow, and pin them
+	$(PYTHON) tools/lock.py
+
+clean: ## Remove the environment and everything that was built
+	rm -rf $(VENV) _build .pytest_cache .mypy_cache .ruff_cache
+
+$(INSTALLED): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[book,test]'
+	@touch $@

@@ -1,0 +1,13 @@
+"""Every attack takes an ``Observation``, and nothing else, and returns a ``Reconstruction``.
+
+The rows of the survey's Table 1 stand here under the survey's names, ready to call: ``attacks.DLG(seen, seed=0)``.
+``iteration`` holds the ingredients of those that search (survey, section 2.1), ``recursion`` those that solve (section
+2.2), ``labels`` the rules that read labels off a gradient.
+"""
+
+from gilearn.attacks.base import Attack, Reconstruction
+from gilearn.attacks.iteration import GradientMatching, Joint
+from gilearn.attacks.iteration.presets import DLG, iDLG
+from gilearn.attacks.recursion import PPDL_AHE, Perceptron
+
+__all__ = ["DLG", "PPDL_AHE", "Attack", "GradientMatching", "Joint", "Perceptron", "Reconstruction", "iDLG"]

@@ -1,0 +1,256 @@
+"""How much leaked: error, PSNR, SSIM, labels, success rates with their intervals.
+
+A reconstruction of a batch has no order, so every image metric first matches reconstructions to originals one to one,
+by the assignment with the least total squared error. Images are compared as they are: nothing is clipped or rescaled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def match(reconstruction: Tensor, original: Tensor) -> Tensor:
+    """Return the one-to-one assignment of reconstructions to originals with the least total squared error.
+
+    Args:
+        reconstruction: Inputs (batch, ...).
+        original: Inputs of the same shape.
+
+    Returns:
+        Indices (batch,): ``reconstruction[match(...)]`` is in the order of the originals.
+
+    Raises:
+        ValueError: The shapes differ, the batch is empty, or a value is NaN or infinite.
+
+    Chapter: measuring-leakage. Component: ``scipy.optimize.linear_sum_assignment``.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    a, b = _pair(reconstruction, original)
+    rows, columns = linear_sum_assignment(_squared_errors(b.flatten(1), a.flatten(1)).numpy())
+    order = torch.empty(len(rows), dtype=torch.long)
+    order[torch.as_tensor(rows)] = torch.as_tensor(columns)
+    return order
+
+
+def mse(reconstruction: Tensor, original: Tensor, *, each: bool = False) -> float | Tensor:
+    """Return the mean squared error per input after matching, then averaged.
+
+    Args:
+        reconstruction: Inputs (batch, ...).
+        original: Inputs of the same shape.
+        each: Return one value per original, shape (batch,), in place of their mean.
+
+    Raises:
+        ValueError: As :func:`match`.
+
+    Chapter: measuring-leakage.
+    """
+    a, b = _matched(reconstruction, original)
+    return _summary((a - b).square().flatten(1).mean(1), each)
+
+
+def psnr(reconstruction: Tensor, original: Tensor, *, data_range: float = 1.0, each: bool = False) -> float | Tensor:
+    """Return the peak signal-to-noise ratio in dB, per image after matching, then averaged.
+
+    An exact image would have an infinite ratio and hide every other one in the mean; it counts with the ratio of a
+    rounding error, 313 dB where either side is float64, else 138 dB.
+
+    Args:
+        reconstruction: Inputs (batch, ...).
+        original: Inputs of the same shape.
+        data_range: Largest value minus smallest value that an input can have: 1 for images in [0, 1].
+        each: Return one value per original, shape (batch,), in place of their mean.
+
+    Raises:
+        ValueError: As :func:`match`; also if ``data_range`` is not positive.
+
+    Chapter: measuring-leakage.
+    """
+    _check_range(data_range)
+    precise = torch.float64 in (reconstruction.dtype, original.dtype)
+    floor = (data_range * torch.finfo(torch.float64 if precise else torch.float32).eps) ** 2
+    error = torch.as_tensor(mse(reconstruction, original, each=True)).clamp_min(floor)
+    return _summary(10 * torch.log10(data_range**2 / error), each)
+
+
+def ssim(reconstruction: Tensor, original: Tensor, *, data_range: float = 1.0, each: bool = False) -> float | Tensor:
+    """Return the structural similarity index per image after matching, then averaged: 1 is exact, about 0 unrelated.
+
+    Args:
+        reconstruction: Images (batch, channels, height, width), at least 7 pixels a side.
+        original: Images of the same shape.
+        data_range: Largest value minus smallest value that a pixel can have.
+        each: Return one value per original, shape (batch,), in place of their mean.
+
+    Raises:
+        ValueError: As :func:`match`; also for other shapes, or if ``data_range`` is not positive.
+
+    Chapter: measuring-leakage. Component: ``skimage.metrics.structural_similarity`` (7x7 windows).
+    """
+    from skimage.metrics import structural_similarity
+
+    _check_range(data_range)
+    a, b = _matched(reconstruction, original)
+    if a.ndim != 4 or min(a.shape[2:]) < 7:
+        raise ValueError(f"reconstruction: got shape {tuple(a.shape)}, wanted images of at least 7 by 7 pixels")
+    pairs = zip(a.numpy(), b.numpy(), strict=True)
+    values = [structural_similarity(p, q, channel_axis=0, data_range=data_range) for p, q in pairs]
+    return _summary(torch.tensor(values, dtype=torch.float64), each)
+
+
+def relative_error(reconstruction: Tensor, original: Tensor, *, each: bool = False) -> float | Tensor:
+    """Return the norm of the error over the norm of the original, per input after matching, then averaged.
+
+    Args:
+        reconstruction: Inputs (batch, ...).
+        original: Inputs of the same shape; none all zero.
+        each: Return one value per original, shape (batch,), in place of their mean.
+
+    Raises:
+        ValueError: As :func:`match`; also if an original is all zero.
+
+    Chapter: measuring-leakage.
+    """
+    a, b = _matched(reconstruction, original)
+    norms = b.flatten(1).norm(dim=1)
+    if (norms == 0).any():
+        raise ValueError("original: got an all-zero input, for which a relative error means nothing")
+    return _summary((a - b).flatten(1).norm(dim=1) / norms, each)
+
+
+def label_accuracy(labels: Tensor, truth: Tensor) -> float:
+    """Return the share of a batch's labels that were found, in any order, repeats counted: multiset overlap / batch
+    size.
+
+    Args:
+        labels: Extracted labels, one-dimensional.
+        truth: The true labels (batch,).
+
+    Raises:
+        ValueError: A tensor is not one-dimensional, or ``truth`` is empty.
+
+    Chapter: measuring-leakage.
+    """
+    if labels.ndim != 1 or truth.ndim != 1 or len(truth) == 0:
+        raise ValueError(
+            f"labels: got shapes {tuple(labels.shape)} and {tuple(truth.shape)}, wanted two lists of labels"
+        )
+    classes = torch.unique(truth.cpu())
+    found = sum(min(int((labels == c).sum()), int((truth == c).sum())) for c in classes.tolist())
+    return found / len(truth)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """An estimate with its confidence interval.
+
+    Args:
+        estimate: The rate, mean or median.
+        low: Lower end.
+        high: Upper end.
+        n: Number of trials behind it.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.estimate:.3g} [{self.low:.3g}, {self.high:.3g}] (n={self.n})"
+
+
+def success_rate(successes: Iterable[bool], *, confidence: float = 0.95) -> Interval:
+    """Return the share of successful trials with its Wilson interval.
+
+    Args:
+        successes: One truth value per trial; a failed or diverged trial counts as False, none is dropped.
+        confidence: Coverage of the interval, between 0 and 1.
+
+    Raises:
+        ValueError: There is no trial, or ``confidence`` is out of range.
+
+    Chapter: measuring-leakage. Component: ``scipy.stats.binomtest``.
+    """
+    from scipy.stats import binomtest
+
+    trials = [bool(success) for success in successes]
+    _check_trials(len(trials), confidence)
+    test = binomtest(sum(trials), len(trials))
+    ends = test.proportion_ci(confidence_level=confidence, method="wilson")
+    return Interval(estimate=sum(trials) / len(trials), low=float(ends.low), high=float(ends.high), n=len(trials))
+
+
+def interval(
+    values: Iterable[float],
+    *,
+    statistic: Callable[..., float] = np.mean,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Return a statistic of the values, by default their mean, with its bootstrap percentile interval.
+
+    Args:
+        values: One finite number per trial.
+        statistic: Of an array, along ``axis``: ``numpy.mean``, ``numpy.median``, ...
+        confidence: Coverage of the interval, between 0 and 1.
+        seed: Seeds the resampling.
+
+    Raises:
+        ValueError: There is no value, one is not finite, or ``confidence`` is out of range.
+
+    Chapter: measuring-leakage.
+    """
+    data = np.asarray(list(values), dtype=float)
+    _check_trials(len(data), confidence)
+    if not np.isfinite(data).all():
+        raise ValueError("values: got NaN or infinite values; count failures with success_rate, do not average them")
+    picks = np.random.default_rng(seed).integers(len(data), size=(9999, len(data)))
+    resampled = statistic(data[picks], axis=1)
+    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(estimate=float(statistic(data)), low=float(low), high=float(high), n=len(data))
+
+
+def _pair(reconstruction: Tensor, original: Tensor) -> tuple[Tensor, Tensor]:
+    if reconstruction.shape != original.shape or original.ndim < 2 or len(original) == 0:
+        raise ValueError(
+            f"reconstruction: got shape {tuple(reconstruction.shape)}, wanted (batch, ...) like the original's "
+            f"{tuple(original.shape)}"
+        )
+    a, b = (tensor.detach().cpu().double() for tensor in (reconstruction, original))
+    for name, tensor in (("reconstruction", a), ("original", b)):
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name}: got NaN or infinite values, wanted finite ones")
+    return a, b
+
+
+def _squared_errors(b: Tensor, a: Tensor) -> Tensor:
+    # Not by way of a matrix product, which would lose the small errors to cancellation.
+    return torch.cdist(b, a, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+
+def _matched(reconstruction: Tensor, original: Tensor) -> tuple[Tensor, Tensor]:
+    a, b = _pair(reconstruction, original)
+    return a[match(a, b)], b
+
+
+def _summary(values: Tensor, each: bool) -> float | Tensor:
+    return values if each else float(values.mean())
+
+
+def _check_range(data_range: float) -> None:
+    if not data_range > 0:
+        raise ValueError(f"data_range: got {data_range}, wanted a positive number")
+
+
+def _check_trials(n: int, confidence: float) -> None:
+    if n == 0:
+        raise ValueError("got no trial, wanted at least one")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence: got {confidence}, wanted a number between 0 and 1")

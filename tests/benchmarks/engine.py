@@ -1,0 +1,59 @@
+"""What the engine costs: one evaluation against the same forward and double backward pass written by hand, in one run.
+
+    python -m tests.benchmarks.engine
+
+The two alternate, evaluation by evaluation, so that a busy machine slows both; what counts is the ratio of the medians.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import torch
+import torch.nn.functional as F
+
+from gilearn import attacks, data, federated, models
+from gilearn.attacks.iteration.matching import _Start
+
+ROUNDS = 300
+
+
+def main() -> None:
+    x, y = data.photos(32)
+    print("engine: one evaluation / the same by hand (median of", ROUNDS, "pairs; bar 1.10)")
+    for name, model in (
+        ("LeNet, batch 1", models.lenet()),
+        ("LeNet, batch 8", models.lenet()),
+        ("ConvNet, batch 1", models.convnet()),
+        ("ConvNet, batch 8", models.convnet()),
+        ("ConvNet with batch norm, batch 8", models.convnet(batch_norm=True)),
+    ):
+        n = int(name.rsplit(" ", 1)[1])
+        seen = federated.observe(model, x[:n], y[:n])
+        print(f"  {name:34s} {ratio(seen):.3f}")
+
+
+def ratio(seen: federated.Observation) -> float:
+    start = _Start(attacks.DLG, seen, None, torch.Generator().manual_seed(0), float("inf"), keep=False)
+    model, shared, parameters = seen.model, seen.shared, list(seen.model.parameters())
+    inputs, logits = (v.detach().clone().requires_grad_() for v in start.variables)
+
+    def by_hand() -> None:
+        loss = F.cross_entropy(model(inputs), logits.softmax(1))
+        gradients = torch.autograd.grad(loss, parameters, create_graph=True)
+        distance = sum(((a - b) ** 2).sum() for a, b in zip(gradients, shared, strict=True))
+        inputs.grad, logits.grad = torch.autograd.grad(distance, (inputs, logits))
+
+    times: dict[str, list[float]] = {"engine": [], "by hand": []}
+    for k in range(ROUNDS + 20):
+        for name, evaluate in (("engine", start.evaluate), ("by hand", by_hand)):
+            began = time.perf_counter()
+            evaluate()
+            if k >= 20:
+                times[name].append(time.perf_counter() - began)
+    return statistics.median(times["engine"]) / statistics.median(times["by hand"])
+
+
+if __name__ == "__main__":
+    main()

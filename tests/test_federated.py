@@ -1,0 +1,395 @@
+"""What leaves a client, and what does not."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gilearn import federated, models
+from gilearn.federated import LocalSteps
+
+
+@pytest.fixture
+def batch(digits):
+    return digits[0][:4], digits[1][:4]
+
+
+@pytest.fixture
+def model():
+    return models.mlp(64, (16,))
+
+
+def test_gradient_is_autograd_s(model, batch):
+    x, y = batch
+    seen = federated.observe(model, x, y)
+    expected = torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters()))
+    for ours, theirs in zip(seen.shared, expected, strict=True):
+        assert torch.equal(ours, theirs)
+    assert (seen.batch_size, seen.num_classes, seen.input_shape) == (4, 10, (1, 8, 8))
+
+
+def test_soft_labels(model, batch):
+    x, y = batch
+    hard = federated.observe(model, x, y)
+    soft = federated.observe(model, x, F.one_hot(y, 10).float())
+    for a, b in zip(hard.shared, soft.shared, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_logistic_loss(batch):
+    x, y = batch
+    model = models.mlp(64, (16,), num_classes=1)
+    seen = federated.observe(model, x, y % 2, loss="logistic")
+    z = model(x).flatten()
+    signs = 2.0 * (y % 2) - 1
+    expected = torch.autograd.grad(F.softplus(-signs * z).mean(), list(model.parameters()))
+    for ours, theirs in zip(seen.shared, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert seen.num_classes == 2
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 3])
+def test_update_is_a_hand_written_loop(model, batch, batch_size):
+    x, y = batch
+    local = LocalSteps(steps=5, lr=0.1, batch_size=batch_size)
+    seen = federated.observe(model, x, y, local=local)
+    trained = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+    for step in range(5):
+        size = batch_size or 4
+        rows = [(step * size + k) % 4 for k in range(size)]
+        optimizer.zero_grad()
+        F.cross_entropy(trained(x[rows]), y[rows]).backward()
+        optimizer.step()
+    for ours, before, after in zip(seen.shared, model.parameters(), trained.parameters(), strict=True):
+        torch.testing.assert_close(ours, before - after)
+    assert all(torch.equal(g, s / 0.5) for g, s in zip(seen.gradients, seen.shared, strict=True))
+
+
+def test_one_local_step_shares_the_gradient(model, batch):
+    model = model.double()
+    x, y = batch[0].double(), batch[1]
+    one = federated.observe(model, x, y, local=LocalSteps(steps=1, lr=0.01))
+    gradient = federated.observe(model, x, y)
+    for a, b in zip(one.gradients, gradient.gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("local", [None, LocalSteps(steps=3, lr=0.05, batch_size=2)])
+def test_simulation_of_the_truth_is_what_was_shared(model, batch, local):
+    x, y = batch
+    seen = federated.observe(model, x, y, local=local)
+    for simulated, shared in zip(seen.simulate(x, y, create_graph=True), seen.shared, strict=True):
+        torch.testing.assert_close(simulated, shared, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("local", [None, LocalSteps(steps=2, lr=0.05, batch_size=1)])
+def test_simulation_is_differentiable(local):
+    model = models.mlp(4, (3,), num_classes=2).double()
+    x = torch.rand(2, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    seen = federated.observe(model, x, torch.tensor([0, 1]), local=local)
+    probabilities = torch.tensor([[0.3, 0.7], [0.6, 0.4]], dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda x, p: torch.cat([g.flatten() for g in seen.simulate(x, p)]),
+        (x.requires_grad_(), probabilities.requires_grad_()),
+    )
+
+
+def test_nothing_is_declared_by_default(model, batch):
+    seen = federated.observe(model, *batch)
+    assert dict(seen.knowledge) == {}
+    for name in federated.KNOWLEDGE:
+        with pytest.raises(ValueError, match=f"{name}: the observation does not declare it"):
+            seen.known(name)
+
+
+def test_what_leaves_has_no_other_field(model, batch):
+    """The schema of what leaves the client: a new field here is a new leak to think about."""
+    fields = {f.name for f in dataclasses.fields(federated.Observation)}
+    assert fields == {
+        "model", "shared", "input_shape", "batch_size", "num_classes", "loss", "local", "knowledge",
+    }  # fmt: skip
+
+
+def test_declared_knowledge(photos):
+    model = models.convnet(batch_norm=True)
+    x, y = photos[0][:4], photos[1][:4]
+    seen = federated.observe(model, x, y, declare=["labels", "batch_norm"])
+    assert torch.equal(seen.known("labels"), y)
+    first = model[0](x)
+    mean, variance = seen.known("batch_norm")[0]
+    torch.testing.assert_close(mean, first.mean((0, 2, 3)))
+    torch.testing.assert_close(variance, first.var((0, 2, 3), correction=0))
+    assert len(seen.known("batch_norm")) == 3
+
+
+def test_observing_changes_neither_model_nor_batch(photos):
+    model = models.convnet(batch_norm=True)
+    x, y = photos[0][:2].clone(), photos[1][:2].clone()
+    before = copy.deepcopy(model.state_dict())
+    seen = federated.observe(model, x, y)
+    seen.simulate(x, y)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(torch.equal(value, before[key]) for key, value in seen.model.state_dict().items())
+    assert torch.equal(x, photos[0][:2])
+    assert model.training
+    assert seen.model.training
+
+
+def test_an_observation_shares_no_memory(photos):
+    model = models.convnet(batch_norm=True)
+    x, y = photos[0][:2].clone(), photos[1][:2].clone()
+    gradients = list(federated.client_gradient(copy.deepcopy(model), x, y))
+    seen = federated.from_gradients(model, gradients, input_shape=x.shape[1:], batch_size=2, knowledge={"labels": y})
+    kept = [g.clone() for g in seen.shared], copy.deepcopy(seen.model.state_dict()), y.clone()
+    with torch.no_grad():
+        for tensor in (*gradients, *model.parameters(), x):
+            tensor.zero_()
+        y.zero_()
+    assert all(torch.equal(a, b) for a, b in zip(seen.shared, kept[0], strict=True))
+    assert all(torch.equal(value, kept[1][key]) for key, value in seen.model.state_dict().items())
+    assert torch.equal(seen.known("labels"), kept[2])
+    with pytest.raises(TypeError):
+        seen.knowledge["labels"] = y
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        seen.batch_size = 3
+
+
+def test_batch_norm_in_both_modes(photos):
+    """In train mode a layer uses its batch's statistics; in eval mode the server's."""
+    x, y = photos[0][:2], photos[1][:2]
+    model = models.convnet(batch_norm=True)
+    train, evaluated = federated.observe(model, x, y), federated.observe(model.eval(), x, y)
+    assert not torch.allclose(train.shared[0], evaluated.shared[0])
+    assert not evaluated.model.training
+    expected = torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters()))
+    torch.testing.assert_close(evaluated.shared[0], expected[0])
+
+
+def test_dropout_is_seeded(batch):
+    model = nn.Sequential(*models.mlp(64, (32,))[:2], nn.Dropout(0.5), *models.mlp(32, ())[1:])
+    a, b, c = (federated.observe(model, *batch, seed=seed).shared[0] for seed in (0, 0, 1))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_parameters_that_are_not_trained_share_nothing(model, batch):
+    model[1].weight.requires_grad_(False)
+    seen = federated.observe(model, *batch)
+    assert seen.shared[0] is None
+    assert seen.shared[1] is not None
+    assert seen.gradient_of(seen.model[1].weight) is None
+    local = federated.observe(model, *batch, local=LocalSteps(steps=2, lr=0.1))
+    assert local.shared[0] is None
+
+
+@pytest.mark.parametrize("form", ["list of arrays", "by name", "by name, one missing", "nested lists"])
+def test_gradients_from_elsewhere(model, batch, form):
+    seen = federated.observe(model, *batch)
+    named = {name: g.numpy() for (name, _), g in zip(model.named_parameters(), seen.shared, strict=True)}
+    if form == "by name, one missing":
+        del named["1.bias"]
+    gradients = {
+        "list of arrays": list(named.values()),
+        "nested lists": [g.tolist() for g in named.values()],
+    }.get(form, named)
+    other = federated.from_gradients(model, gradients, input_shape=(1, 8, 8), batch_size=4)
+    for a, b in zip(seen.shared, other.shared, strict=True):
+        assert b is None or torch.equal(a, b)
+    assert (other.shared[1] is None) == (form == "by name, one missing")
+    assert other.num_classes == 10
+
+
+def test_saving_and_loading(tmp_path, photos):
+    model = models.convnet(batch_norm=True)
+    seen = federated.observe(
+        model, photos[0][:2], photos[1][:2], declare=["labels", "batch_norm"], local=LocalSteps(steps=2, lr=0.1)
+    )
+    seen = dataclasses.replace(seen, shared=(None, *seen.shared[1:]))
+    seen.save(tmp_path / "seen.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["seen.pt"]
+    again = federated.load(tmp_path / "seen.pt", models.convnet(batch_norm=True, seed=9).eval())
+    assert again.shared[0] is None
+    assert all(torch.equal(a, b) for a, b in zip(seen.shared[1:], again.shared[1:], strict=True))
+    assert all(torch.equal(v, again.model.state_dict()[k]) for k, v in seen.model.state_dict().items())
+    assert again.model.training
+    for name in ("input_shape", "batch_size", "num_classes", "loss", "local"):
+        assert getattr(again, name) == getattr(seen, name)
+    assert torch.equal(again.known("labels"), seen.known("labels"))
+    assert torch.equal(again.known("batch_norm")[2][1], seen.known("batch_norm")[2][1])
+
+
+def test_float64_survives_the_file(tmp_path, model, batch):
+    seen = federated.observe(model.double(), batch[0].double(), batch[1])
+    seen.save(tmp_path / "seen.pt")
+    again = federated.load(tmp_path / "seen.pt", models.mlp(64, (16,)))
+    assert again.dtype == torch.float64
+    assert torch.equal(again.shared[0], seen.shared[0])
+
+
+class Trap:
+    def __reduce__(self):
+        return print, ("code ran",)
+
+
+def test_load_refuses(tmp_path, model, batch, capsys):
+    path = tmp_path / "seen.pt"
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        federated.load(path, model)
+    federated.observe(model, *batch).save(path)
+    with pytest.raises(ValueError, match="model: its architecture is not the one"):
+        federated.load(path, models.mlp(64, (17,)))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="damaged, half-written"):
+        federated.load(path, model)
+    torch.save({"a": 1}, path)
+    with pytest.raises(ValueError, match="no saved observation of format 1"):
+        federated.load(path, model)
+    torch.save(Trap(), path)
+    with pytest.raises(ValueError, match="damaged"):
+        federated.load(path, model)
+    assert "code ran" not in capsys.readouterr().out
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, model, batch, monkeypatch):
+    seen = federated.observe(model, *batch)
+    seen.save(tmp_path / "seen.pt")
+    before = (tmp_path / "seen.pt").read_bytes()
+
+    def full(content, file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="disk full"):
+        seen.save(tmp_path / "seen.pt")
+    assert (tmp_path / "seen.pt").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["seen.pt"]
+
+
+def bad(seen, **changes):
+    return lambda: dataclasses.replace(seen, **changes)
+
+
+def test_refusals_of_shared_tensors(model, batch):
+    seen = federated.observe(model, *batch)
+    shared = seen.shared
+    poisoned = shared[0].clone()
+    poisoned[0, 0] = float("nan")
+    for changed, message in (
+        (shared[:-1], "gradients: got 3 tensors, wanted 4"),
+        ((shared[0].T, *shared[1:]), r"gradients\['1.weight'\]: got shape \(64, 16\), wanted \(16, 64\)"),
+        ((poisoned, *shared[1:]), r"gradients\['1.weight'\]: got NaN or infinite"),
+        ((shared[0] / 0, *shared[1:]), r"gradients\['1.weight'\]: got NaN or infinite"),
+        ((None,) * 4, "gradients: got none"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(seen, shared=changed)
+    zeros = dataclasses.replace(seen, shared=tuple(torch.zeros_like(g) for g in shared))
+    assert zeros.shared[0].abs().max() == 0, "zeros are an input, not an error"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "batch_size: got 0"),
+        ({"num_classes": 7}, "num_classes: the model's output has shape"),
+        ({"input_shape": (1, 9, 9)}, r"input_shape: got \(1, 9, 9\), which the model does not take"),
+        ({"loss": "hinge"}, "loss: got 'hinge', wanted one of cross_entropy"),
+        ({"knowledge": {"true_logits": torch.zeros(4, 10)}}, "knowledge: got 'true_logits', wanted one of labels"),
+        ({"knowledge": {"labels": torch.zeros(3, dtype=torch.int64)}}, "labels: got 3 for a batch of 4"),
+    ],
+)
+def test_refusals_of_fields(model, batch, changes, message):
+    seen = federated.observe(model, *batch)
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(seen, **changes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64)), {}, "x: got shape .*at least one example"),
+        ((torch.zeros(2, 1, 8, 8), torch.tensor([1])), {}, "y: got 1 labels for 2 inputs"),
+        ((torch.zeros(1, 1, 8, 8), torch.tensor([10])), {}, r"y: got \[10\], wanted 1 labels from 0 to 9"),
+        ((torch.zeros(1, 1, 8, 8), torch.tensor([-1])), {}, r"y: got \[-1\]"),
+        ((torch.zeros(1, 1, 8, 8), torch.zeros(1, 3)), {}, "y: got class probabilities of shape"),
+        ((torch.full((1, 1, 8, 8), torch.inf), torch.tensor([1])), {}, "x: got NaN or infinite"),
+        ((torch.zeros(1, 1, 9, 9), torch.tensor([1])), {}, "input_shape: got"),
+        ((torch.zeros(1, 1, 8, 8), torch.tensor([1])), {"declare": ["logits"]}, "declare: got 'logits'"),
+        ((torch.zeros(1, 1, 8, 8), torch.tensor([1])), {"loss": "hinge"}, "loss: got 'hinge'"),
+    ],
+)
+def test_observe_refuses(model, arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        federated.observe(model, *arguments, **options)
+
+
+def test_other_refusals(model, batch):
+    with pytest.raises(ValueError, match="gradients: got 'nose', wanted one of 1.weight"):
+        federated.from_gradients(model, {"nose": np.zeros(3)}, input_shape=(1, 8, 8), batch_size=1)
+    with pytest.raises(ValueError, match="model: got a model without parameters"):
+        federated.observe(nn.Flatten(), *batch)
+    for options, message in (({"steps": 0, "lr": 1}, "steps: got 0"), ({"steps": 1, "lr": -1}, "lr: got -1")):
+        with pytest.raises(ValueError, match=message):
+            LocalSteps(**options)
+
+
+def test_rounds_with_one_step_are_gradient_descent(digits):
+    """FedSGD over equal clients is plain gradient descent on all data."""
+    x, y = digits[0].double(), digits[1]
+    start = models.mlp(64, (8,)).double()
+    clients = [(x[k : k + 16], y[k : k + 16]) for k in range(0, 64, 16)]
+    *_, last = federated.rounds(start, clients, LocalSteps(steps=1, lr=0.5), number=3)
+    plain = copy.deepcopy(start)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.5)
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.cross_entropy(plain(x), y).backward()
+        optimizer.step()
+    for a, b in zip(last.model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert last.number == 3
+    assert sorted(last.updates) == [0, 1, 2, 3]
+
+
+def test_rounds_weigh_clients_by_their_data(digits):
+    x, y = digits[0].double(), digits[1]
+    start = models.mlp(64, (8,)).double()
+    clients = [(x[:48], y[:48]), (x[48:], y[48:])]
+    (only,) = federated.rounds(start, clients, LocalSteps(steps=1, lr=0.5), number=1)
+    gradient = federated.client_gradient(start, x, y)
+    for before, after, g in zip(start.parameters(), only.model.parameters(), gradient, strict=True):
+        torch.testing.assert_close(after, before - 0.5 * g)
+
+
+def test_rounds_average_batch_norm_statistics(photos):
+    start = models.convnet(batch_norm=True)
+    clients = [(photos[0][:4], photos[1][:4]), (photos[0][4:8], photos[1][4:8])]
+    (only,) = federated.rounds(start, clients, LocalSteps(steps=1, lr=0.1), number=1)
+    means = [start[0](x).mean((0, 2, 3)) for x, _ in clients]
+    torch.testing.assert_close(only.model[1].running_mean, 0.1 * (means[0] + means[1]) / 2)
+    assert start[1].running_mean.abs().max() == 0
+
+
+def test_rounds_choose_clients_by_seed(digits):
+    clients = [(digits[0][k : k + 8], digits[1][k : k + 8]) for k in range(0, 64, 8)]
+    run = lambda seed: [  # noqa: E731
+        sorted(r.updates)
+        for r in federated.rounds(
+            models.mlp(64), clients, LocalSteps(steps=1, lr=0.1), number=4, per_round=2, seed=seed
+        )
+    ]
+    assert run(0) == run(0)
+    assert run(0) != run(1)
+    assert all(len(chosen) == 2 for chosen in run(0))
+    for options, message in (({"number": 0}, "number: got 0"), ({"number": 1, "per_round": 9}, "per_round: got 9")):
+        with pytest.raises(ValueError, match=message):
+            next(federated.rounds(models.mlp(64), clients, LocalSteps(steps=1, lr=0.1), **options))

@@ -1,0 +1,76 @@
+"""An attack sees an Observation and nothing else.
+
+The private batch, its labels and its statistics are overwritten after the observation, in place and through every
+reference that the client holds; every attack must return the very same result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+
+import pytest
+import torch
+
+from gilearn import attacks, federated, models
+from gilearn.attacks import labels
+
+short = {"iterations": 2, "starts": 1}
+ATTACKS = {
+    "DLG": dataclasses.replace(attacks.DLG, **short),
+    "DLG, declared labels": dataclasses.replace(attacks.DLG, labels=labels.Declared(), **short),
+    "iDLG": dataclasses.replace(attacks.iDLG, **short),
+    "PPDL_AHE": attacks.PPDL_AHE,
+}
+
+
+def run(name, model, x, y, spoil):
+    seen = federated.observe(model, x, y, declare=["labels", "batch_norm"])
+    if spoil:
+        with torch.no_grad():
+            x.fill_(0.123)
+            y.fill_(0)
+            for tensor in (*model.parameters(), *model.buffers()):
+                tensor.fill_(1)
+    return ATTACKS[name](seen)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_result_does_not_depend_on_the_private_batch_any_more(name, photos):
+    def victim():
+        return models.mlp(3072, (16,)) if name == "PPDL_AHE" else models.convnet(batch_norm=True, activation="sigmoid")
+
+    clean = run(name, victim(), photos[0][3:4].clone(), photos[1][3:4].clone(), spoil=False)
+    spoiled = run(name, victim(), photos[0][3:4].clone(), photos[1][3:4].clone(), spoil=True)
+    assert torch.equal(clean.inputs, spoiled.inputs)
+    assert clean.residual == spoiled.residual
+    if clean.labels is not None:
+        assert torch.equal(clean.labels, spoiled.labels)
+
+
+def test_undeclared_knowledge_changes_nothing(photos):
+    """An attack that does not ask for labels returns the same with and without them."""
+    model = models.lenet()
+    attack = ATTACKS["DLG"]
+    results = [
+        attack(federated.observe(model, photos[0][:1], photos[1][:1], declare=declared)).inputs
+        for declared in ([], ["labels"])
+    ]
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_takes_an_observation_and_options_that_hold_no_data(name):
+    parameters = list(inspect.signature(ATTACKS[name]).parameters.values())
+    assert parameters[0].name == "seen"
+    assert {p.name for p in parameters[1:]} <= {"seed", "snapshots", "progress", "time_limit"}
+    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters[1:])
+
+
+def test_every_public_attack_is_isolated_here():
+    public = {
+        name
+        for name in attacks.__all__
+        if callable(getattr(attacks, name)) and not inspect.isclass(getattr(attacks, name))
+    }
+    assert public <= set(ATTACKS), "a new attack belongs into ATTACKS"

@@ -1,0 +1,244 @@
+"""The engine: its objective, its result, its determinism, how it stops, and DLG and iDLG on digits."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from gilearn import attacks, data, federated, metrics, models
+from gilearn.attacks import GradientMatching, Joint, labels
+from gilearn.attacks.iteration import LBFGS, Adam, Euclidean, Gaussian, Uniform
+from gilearn.federated import LocalSteps
+
+
+@pytest.fixture(scope="module")
+def victim():
+    """The LeNet of stride 1, which keeps all of an 8x8 digit."""
+    return models.lenet(1, size=8, strides=(1, 1, 1))
+
+
+@pytest.fixture(scope="module")
+def seen(victim):
+    x, y = data.digits(1)
+    return federated.observe(victim, x, y, declare=["labels"])
+
+
+def test_distance_is_zero_at_the_truth(victim, digits):
+    model = models.lenet(1, size=8, strides=(1, 1, 1)).double()
+    x, y = digits[0][:2].double(), digits[1][:2]
+    seen = federated.observe(model, x, y)
+    assert float(Euclidean()(seen.simulate(x, y, create_graph=False), seen.shared)) < 1e-12
+
+
+def test_distance_is_the_sum_of_squares():
+    a = (torch.tensor([[1.0, 2.0]]), None, torch.tensor([3.0]))
+    b = (torch.tensor([[0.0, 0.0]]), torch.tensor([9.0]), torch.tensor([1.0]))
+    assert float(Euclidean()(a, b)) == 1 + 4 + 4
+
+
+def test_objective_gradcheck():
+    """The map from inputs and logits to the objective has the derivatives that autograd says."""
+    model = models.lenet(1, 3, size=6, width=2, strides=(1, 2)).double()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(2, 1, 6, 6, dtype=torch.float64, generator=generator)
+    seen = federated.observe(model, x, torch.tensor([0, 2]))
+    other = torch.rand(x.shape, dtype=x.dtype, generator=generator).requires_grad_()
+    logits = torch.rand(2, 3, dtype=x.dtype, generator=generator).requires_grad_()
+    objective = lambda x, z: Euclidean()(seen.simulate(x, z.softmax(1)), seen.shared)  # noqa: E731
+    assert torch.autograd.gradcheck(objective, (other, logits))
+
+
+@pytest.mark.parametrize("name", ["DLG", "iDLG"])
+def test_eight_digits(victim, digits, name):
+    """Eight of eight, label included, with the least of at most three starts chosen by gradient distance."""
+    attack = getattr(attacks, name)
+    for k in range(8):
+        x, y = digits[0][k : k + 1], digits[1][k : k + 1]
+        result = attack(federated.observe(victim, x, y), seed=k)
+        assert metrics.mse(result.inputs, x) < 1e-8, f"digit {k}"
+        assert int(result.labels) == int(y)
+        assert result.residual < 1e-5
+
+
+def test_a_batch_whose_labels_are_unknown(victim, digits):
+    """Every example has labels of its own: two digits of different classes come back with both."""
+    x, y = digits[0][3:5], digits[1][3:5]
+    result = attacks.DLG(federated.observe(victim, x, y), seed=1)
+    assert result.inputs.shape == x.shape
+    assert metrics.mse(result.inputs, x) < 1e-6
+    assert metrics.label_accuracy(result.labels, y) == 1
+
+
+def test_an_update_of_local_steps(victim, digits):
+    """Nothing changes for the attack: the observation simulates the client's schedule."""
+    x, y = digits[0][:1], digits[1][:1]
+    local = LocalSteps(steps=3, lr=0.01)
+    seen = federated.observe(victim.double(), x.double(), y, declare=["labels"], local=local)
+    attack = dataclasses.replace(attacks.DLG, labels=labels.Declared(), iterations=15, tolerance=1e-14)
+    assert metrics.mse(attack(seen).inputs, x) < 1e-6
+    victim.float()
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float64])
+def test_same_seed_same_bits(seen, dtype):
+    attack = dataclasses.replace(attacks.DLG, iterations=3, starts=2, dtype=dtype)
+    first, second, other = attack(seen, seed=5), attack(seen, seed=5), attack(seen, seed=6)
+    assert torch.equal(first.inputs, second.inputs)
+    assert torch.equal(first.history, second.history)
+    assert not torch.equal(first.inputs, other.inputs)
+    assert first.seed == 5
+    assert first.inputs.dtype == torch.float32
+
+
+def test_the_result_says_how_it_came_about(seen):
+    result = attacks.iDLG(seen, seed=0, snapshots=12)
+    assert result.attack == repr(attacks.iDLG)
+    assert (
+        eval(result.attack, vars(attacks) | vars(attacks.iteration) | vars(labels) | {"torch": torch}) == attacks.iDLG
+    )
+    assert result.starts[0]["stopped"] == "tolerance"
+    assert result.starts[0]["evaluations"] == len(result.history)
+    assert len(result.snapshots) == 12
+    steps = [k for k, _ in result.snapshots]
+    assert steps == sorted(set(steps))
+    assert steps[0] == 0
+    assert steps[-1] == len(result.history) - 1
+    errors = [metrics.mse(x, data.digits(1)[0]) for _, x in result.snapshots]
+    assert errors[-1] < 1e-6 < errors[0]
+    assert torch.equal(result.snapshots[-1][1].float(), result.inputs)
+
+
+def test_the_residual_is_recomputable(seen):
+    result = dataclasses.replace(attacks.iDLG, iterations=1)(seen)
+    simulated = seen.simulate(result.inputs, result.labels, create_graph=False)
+    off = sum((a - b).square().sum() for a, b in zip(simulated, seen.shared, strict=True)).sqrt()
+    norm = sum(b.square().sum() for b in seen.shared).sqrt()
+    assert result.residual == pytest.approx(float(off / norm), rel=1e-3)
+
+
+def test_the_least_distance_is_kept_not_the_last(seen):
+    wild = GradientMatching(labels=labels.IDLG(), optimizer=Adam(lr=5.0), iterations=60)
+    result = wild(seen)
+    assert result.starts[0]["distance"] == float(result.history.min()) < float(result.history[-1])
+    simulated = seen.simulate(result.inputs, result.labels, create_graph=False)
+    assert float(Euclidean()(simulated, seen.shared)) == pytest.approx(float(result.history.min()), rel=1e-4)
+
+
+def test_restarts_choose_by_gradient_distance(seen):
+    attack = dataclasses.replace(attacks.iDLG, iterations=1, starts=4, optimizer=LBFGS(inner=4))
+    result = attack(seen, seed=3)
+    distances = [start["distance"] for start in result.starts]
+    assert len(distances) == 4
+    assert float(result.history.min()) == min(distances)
+    single = [dataclasses.replace(attack, starts=1)(seen, seed=3).starts[0]["distance"]]
+    assert single[0] == distances[0]
+
+
+@pytest.mark.parametrize("optimizer", [Adam(lr=1e6), LBFGS(lr=50.0, line_search=False)])
+def test_a_start_that_diverges_gives_way(digits, optimizer):
+    """A wild step blows up an unbounded activation: the start is given up, the next is tried, the result is finite."""
+    model = models.lenet(1, size=8, strides=(1, 1, 1), activation="softplus")
+    wild = dataclasses.replace(attacks.DLG, optimizer=optimizer, starts=3)
+    result = wild(federated.observe(model, digits[0][:1], digits[1][:1]))
+    stopped = [start["stopped"] for start in result.starts]
+    assert len(stopped) == 3
+    assert stopped[0] == stopped[2] == "diverged"
+    assert torch.isfinite(result.inputs).all()
+    assert min(start["distance"] for start in result.starts) == float(result.history.min())
+
+
+def test_a_start_that_stalls_gives_way(seen):
+    still = GradientMatching(labels=labels.IDLG(), optimizer=Adam(lr=0.0), iterations=50, starts=2, patience=4)
+    result = still(seen)
+    assert [start["stopped"] for start in result.starts] == ["stalled", "stalled"]
+    assert all(start["evaluations"] < 10 for start in result.starts)
+
+
+def test_time_limit(seen):
+    attack = dataclasses.replace(attacks.DLG, tolerance=0.0, iterations=100_000, starts=100, patience=None)
+    result = attack(seen, time_limit=0.5)
+    assert result.seconds < 5
+    assert result.starts[-1]["stopped"] == "time limit"
+    assert torch.isfinite(result.inputs).all()
+
+
+def test_progress_bar(seen, capsys):
+    dataclasses.replace(attacks.iDLG, iterations=2)(seen, progress=True)
+    assert "matching" in capsys.readouterr().err
+    dataclasses.replace(attacks.iDLG, iterations=2)(seen)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("what", ["zeros", "noise", "missing tensors", "one tensor left"])
+def test_defended_gradients_are_inputs(seen, what):
+    generator = torch.Generator().manual_seed(0)
+    shared = {
+        "zeros": tuple(torch.zeros_like(g) for g in seen.shared),
+        "noise": tuple(g + torch.randn(g.shape, generator=generator) for g in seen.shared),
+        "missing tensors": tuple(None if k in (0, 3) else g for k, g in enumerate(seen.shared)),
+        "one tensor left": (*(None,) * 6, seen.shared[6], None),
+    }[what]
+    attack = dataclasses.replace(attacks.DLG, iterations=5, starts=1)
+    result = attack(dataclasses.replace(seen, shared=shared))
+    assert torch.isfinite(result.inputs).all()
+    assert float(result.history.min()) < float(result.history[0])
+    if what == "missing tensors":
+        full = dataclasses.replace(attacks.DLG, starts=2)(dataclasses.replace(seen, shared=shared))
+        assert metrics.mse(full.inputs, data.digits(1)[0]) < 1e-6
+
+
+def test_initializations():
+    generator = torch.Generator().manual_seed(0)
+    normal = Gaussian(mean=1, std=2)((20_000,), generator)
+    assert abs(normal.mean() - 1) < 0.05
+    assert abs(normal.std() - 2) < 0.05
+    flat = Uniform(low=-1, high=3)((20_000,), generator)
+    assert flat.min() >= -1
+    assert flat.max() <= 3
+    assert abs(flat.mean() - 1) < 0.05
+    assert normal.dtype == flat.dtype == torch.float64
+    again = torch.Generator().manual_seed(0)
+    assert torch.equal(Gaussian(mean=1, std=2)((20_000,), again), normal)
+    uniform = dataclasses.replace(attacks.iDLG, initialization=Uniform())
+    assert "Uniform(low=0.0, high=1.0)" in repr(uniform)
+
+
+def test_presets_have_the_published_constants():
+    for attack in (attacks.DLG, attacks.iDLG):
+        assert attack.initialization == Gaussian(mean=0.0, std=1.0)
+        assert attack.distance == Euclidean()
+        assert (attack.optimizer.lr, attack.optimizer.inner, attack.optimizer.history) == (1.0, 20, 100)
+        assert attack.iterations == 300
+    assert attacks.DLG.labels == Joint()
+    assert attacks.iDLG.labels == labels.IDLG()
+
+
+def test_refusals(seen, digits):
+    for changes, message in (
+        ({"iterations": 0}, "iterations: got 0, wanted at least 1"),
+        ({"starts": 0}, "starts: got 0"),
+        ({"tolerance": -1}, "tolerance: got -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(attacks.DLG, **changes)
+    with pytest.raises(ValueError, match="std: got -1"):
+        Gaussian(std=-1)
+    with pytest.raises(ValueError, match="high: got 0"):
+        Uniform(low=1, high=0)
+    logistic = federated.observe(models.mlp(64, num_classes=1), digits[0][:1], torch.tensor([1]), loss="logistic")
+    with pytest.raises(ValueError, match=r"labels: Joint\(\) needs the loss cross_entropy"):
+        attacks.DLG(logistic)
+    two = federated.observe(models.mlp(64), digits[0][:2], digits[1][:2])
+    with pytest.raises(ValueError, match="iDLG's rule is for one example"):
+        attacks.iDLG(two)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda(digits):
+    model = models.lenet(1, size=8, strides=(1, 1, 1)).cuda()
+    result = attacks.DLG(federated.observe(model, digits[0][:1], digits[1][:1]))
+    assert result.inputs.device.type == "cuda"
+    assert metrics.mse(result.inputs, digits[0][:1]) < 1e-6

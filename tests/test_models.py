@@ -1,0 +1,108 @@
+"""The victims: shapes, determinism, the published parameter counts, refusals."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import gilearn
+from gilearn import models
+
+BUILDERS = {
+    "mlp": (lambda seed: models.mlp(192, (16,), seed=seed), (3, 8, 8)),
+    "lenet": (lambda seed: models.lenet(seed=seed), (3, 32, 32)),
+    "lenet of faces": (lambda seed: models.lenet(1, size=25, seed=seed), (1, 25, 25)),
+    "lenet of stride 1": (lambda seed: models.lenet(1, size=8, strides=(1, 1, 1), seed=seed), (1, 8, 8)),
+    "convnet": (lambda seed: models.convnet(seed=seed), (3, 32, 32)),
+    "convnet with batch norm": (lambda seed: models.convnet(batch_norm=True, seed=seed), (3, 32, 32)),
+    "resnet18": (lambda seed: models.resnet18(seed=seed), (3, 32, 32)),
+    "resnet18 of 224": (lambda seed: models.resnet18(size=224, seed=seed), (3, 224, 224)),
+}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_shape_and_determinism(name):
+    build, shape = BUILDERS[name]
+    model, same, other = build(3), build(3).state_dict(), build(4).state_dict()
+    assert all(torch.equal(value, same[key]) for key, value in model.state_dict().items())
+    assert any(not torch.equal(value, other[key]) for key, value in model.state_dict().items())
+    assert model(torch.zeros(2, *shape)).shape == (2, 10)
+
+
+def test_cnn6_is_the_published_one():
+    assert sum(p.numel() for p in models.cnn6(num_classes=10, bias=False).parameters()) == 154_256
+    model = models.cnn6()
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 1)
+    assert model[-1].in_features == 3200
+    assert all(not name.endswith("bias") for name, _ in model.named_parameters())
+
+
+def test_lenet_is_the_published_one():
+    model = models.lenet(3, 100)
+    assert model[-1].in_features == 768
+    assert models.lenet(1, 10, size=28)[-1].in_features == 588
+    values = torch.cat([p.detach().flatten() for p in model.parameters()])
+    assert values.abs().max() <= 0.5
+    assert abs(values.std() - 1 / 12**0.5) < 0.01
+    assert models.lenet(spread=None)[0].weight.abs().max() < 0.2
+
+
+def test_resnet_has_no_relu_left():
+    kinds = {type(m).__name__ for m in models.resnet18(activation="sigmoid").modules()}
+    assert "Sigmoid" in kinds
+    assert "ReLU" not in kinds
+
+
+def test_normalized():
+    inner = torch.nn.Flatten()
+    model = models.Normalized(inner, (0.5, 0.25), (0.5, 2.0))
+    x = torch.tensor([[[[1.0]], [[2.25]]]])
+    assert model(x).tolist() == [[1.0, 1.0]]
+    assert "mean" in dict(model.named_buffers())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: models.mlp(0), "in_features: got 0"),
+        (lambda: models.mlp(4, (3, -1)), "widths: got"),
+        (lambda: models.lenet(activation="swoosh"), "activation: got 'swoosh', wanted one of sigmoid"),
+        (lambda: models.convnet(widths=(8, 8), strides=(1,)), "strides: got 1 of them, wanted one for each of the 2"),
+        (lambda: models.cnn6(widths=(1, 2)), "widths: got 2, wanted six"),
+        (lambda: models.Normalized(torch.nn.Flatten(), (0.0,), (0.0,)), "std: got"),
+        (lambda: models.Normalized(torch.nn.Flatten(), (0.0, 1.0), (1.0,)), "std: got"),
+    ],
+)
+def test_refusals(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_device():
+    assert gilearn.device().type in ("cpu", "cuda", "mps")
+
+
+def test_torchvision_without_its_operators():
+    """The guard declares the operators' schemas where the compiled library does not load, and only there."""
+    script = """
+import torch
+def refuse(path): raise OSError("built for another torch")
+torch.ops.load_library = refuse
+from gilearn._torchvision import operators_load, torchvision
+assert not operators_load()
+from torchvision import datasets, models, transforms
+assert models.resnet18()(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_torchvision_with_its_operators(monkeypatch):
+    """Where they load, nothing is declared in their place."""
+    from gilearn import _torchvision
+
+    assert (_torchvision._declared is None) == _torchvision.operators_load()
+    monkeypatch.setattr(torch.ops, "load_library", lambda path: None)
+    assert _torchvision.operators_load()

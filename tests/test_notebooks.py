@@ -1,0 +1,177 @@
+"""Every notebook is a pair that agrees and was executed; every chapter has the form that readers rely on."""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+import yaml
+from jupytext.compare import compare_notebooks
+
+ROOT = Path(__file__).resolve().parents[1]
+BOOK = ROOT / "book"
+TEXTS = sorted(p for p in BOOK.rglob("*.md") if "\nkernelspec:" in p.read_text().partition("\n---\n")[0])
+CHAPTERS = [p for p in TEXTS if p.parent != BOOK]
+each_notebook = pytest.mark.parametrize("text", TEXTS, ids=lambda p: p.stem)
+each_chapter = pytest.mark.parametrize("text", CHAPTERS, ids=lambda p: p.stem)
+
+
+def cells(text: Path, kind: str = "code"):
+    return [cell for cell in nbformat.read(text.with_suffix(".ipynb"), as_version=4).cells if cell.cell_type == kind]
+
+
+def tags(cell) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def test_there_are_chapters():
+    assert len(CHAPTERS) >= 4
+    orphans = {p.with_suffix("") for p in BOOK.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts}
+    assert orphans == {p.with_suffix("") for p in TEXTS}
+
+
+def test_the_table_of_contents_lists_every_page():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    listed = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+    pages = {p.relative_to(BOOK).as_posix() for p in BOOK.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts}
+    pages |= {p.relative_to(BOOK).with_suffix("").as_posix() for p in BOOK.rglob("*.md") if p not in TEXTS}
+    assert set(listed) == pages
+
+
+@each_notebook
+def test_text_and_notebook_agree(text):
+    notebook = nbformat.read(text.with_suffix(".ipynb"), as_version=4)
+    compare_notebooks(notebook, jupytext.read(text), fmt="md:myst", allow_expected_differences=True)
+
+
+@each_notebook
+def test_executed_in_order_without_error(text):
+    counts = [cell.execution_count for cell in cells(text)]
+    assert counts == list(range(1, len(counts) + 1))
+    for cell in cells(text):
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr", output.get("text")
+
+
+@each_notebook
+def test_checked_cells_store_what_is_checked(text):
+    """nbval passes a checked cell without stored output unseen; and what is stored must not change from run to run."""
+    checked = [cell for cell in cells(text) if "nbval-check-output" in tags(cell)]
+    assert checked
+    for cell in checked:
+        assert cell.outputs, f"checked, and nothing to compare:\n{cell.source}"
+        shown = "".join(o.get("text", "") + str(o.get("data", {}).get("text/plain", "")) for o in cell.outputs)
+        assert not re.search(r"0x[0-9a-f]{6,}", shown), "a memory address"
+        assert not re.search(r"\d\.\d{5,}|\de-\d{2}", shown.replace("1e-12", "")), f"a raw float:\n{shown}"
+        assert not re.search(r"\d+(\.\d+)? ?(s|ms|seconds)\b", shown), f"a time:\n{shown}"
+
+
+@each_notebook
+def test_no_widget_state_and_no_timing(text):
+    notebook = nbformat.read(text.with_suffix(".ipynb"), as_version=4)
+    assert "widgets" not in notebook.metadata
+    assert set(notebook.metadata) == {"kernelspec", "language_info", "jupytext"}
+    for cell in notebook.cells:
+        assert "execution" not in cell.metadata
+        for output in cell.get("outputs", []):
+            assert not any("widget" in kind for kind in output.get("data", {}))
+
+
+@each_notebook
+def test_size(text):
+    assert text.with_suffix(".ipynb").stat().st_size < 600_000
+
+
+@each_notebook
+def test_code_fits_the_page(text):
+    for cell in cells(text):
+        assert len(cell.source.splitlines()) <= 30, cell.source
+        assert all(len(line) < 80 for line in cell.source.splitlines()), cell.source
+        assert not re.search(r"https?://|[!%]pip", cell.source)
+    assert not re.search(r"/(?:root|home/\w+|tmp/\w+|Users/\w+)/", text.with_suffix(".ipynb").read_text())
+
+
+@each_notebook
+def test_every_picture_has_words(text):
+    for cell in cells(text):
+        if any("image/png" in o.get("data", {}) and "text/html" not in o.data for o in cell.outputs):
+            shown = cell.metadata.get("mystnb", {})
+            assert len(shown.get("image", {}).get("alt", "")) > 30, f"no alt text:\n{cell.source}"
+            assert len(shown.get("figure", {}).get("caption", "")) > 20, f"no caption:\n{cell.source}"
+            assert shown["figure"]["name"].startswith("fig:")
+
+
+@each_notebook
+def test_every_figure_is_talked_about_or_speaks_for_itself(text):
+    names = re.findall(r"name: (fig:[\w-]+)", text.read_text())
+    assert len(names) == len(set(names))
+
+
+@each_chapter
+def test_chapter_form(text):
+    words = text.read_text()
+    lines = words.splitlines()
+    title = next(k for k, line in enumerate(lines) if line.startswith("# "))
+    assert re.fullmatch(r"\(ch:[\w-]+\)=", lines[title - 1])
+    assert re.match(r"\*Reading \d+ minutes · computing \d+ seconds on two cores\*", lines[title + 2])
+    order = [
+        ":class: objectives", "| You need | because | where |", ":class: threat-model", "## What this does not show",
+        ":class: summary", "## Exercises", "## Quiz", "## Further reading",
+    ]  # fmt: skip
+    positions = [words.index(mark) for mark in order]
+    assert positions == sorted(positions)
+    box = words[positions[2] :].split(":::")[0]
+    for part in ("**Attacker**", "**Sees**", "**Is assumed to know**", "**Does not know**"):
+        assert part in box
+    objectives = words[positions[0] :].split(":::")[0]
+    assert 3 <= objectives.count("\n- ") <= 5
+    assert len(words[positions[4] :].split(":::")[0].split(".")) <= 7, "a summary of at most five lines"
+    assert words[positions[6] : positions[7]].count(":class: dropdown") >= 3
+
+
+@each_chapter
+def test_chapter_is_checked(text):
+    checked = [cell for cell in cells(text) if "nbval-check-output" in tags(cell)]
+    assert 3 <= len(checked) <= 12
+    assert any("assert_close" in cell.source for cell in cells(text)), "the from-scratch cell is proved equal"
+
+
+@each_chapter
+def test_exercises_have_solutions_that_check_themselves(text):
+    words = text.read_text()
+    exercises = re.findall(r"\{exercise-start\} (★+) .+\n:label: (ex:[\w-]+)", words)
+    assert 3 <= len(exercises) <= 5
+    stars = [len(mark) for mark, _ in exercises]
+    assert stars == sorted(stars)
+    for _, label in exercises:
+        solution = words.partition(f"{{solution-start}} {label}\n:class: dropdown")[2].partition("{solution-end}")[0]
+        assert "check(" in solution, label
+
+
+@each_chapter
+def test_prose_outweighs_code(text):
+    """12 to 20 words a line of code, with room on both sides."""
+    prose = sum(len(cell.source.split()) for cell in cells(text, "markdown"))
+    code = sum(bool(line.strip()) for cell in cells(text) for line in cell.source.splitlines())
+    assert 6 <= prose / code <= 22, f"{prose / code:.1f} words a line of code"
+
+
+@each_chapter
+def test_citations_are_in_the_bibliography(text):
+    keys = set(re.findall(r"^@\w+\{([^,]+),", (BOOK / "references.bib").read_text(), re.MULTILINE))
+    for group in re.findall(r"\{cite:\w+\}`([^`]+)`", text.read_text()):
+        assert set(group.split(",")) <= keys
+
+
+def test_the_readme_s_picture_is_the_book_s():
+    for cell in cells(BOOK / "index.md"):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                assert base64.b64decode(output.data["image/png"]) == (BOOK / "_assets" / "leaked-face.png").read_bytes()
+                return
+    pytest.fail("the index stores no picture")

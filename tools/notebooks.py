@@ -1,0 +1,166 @@
+"""Execute the book's notebooks: from the text (.md) to its twin with outputs (.ipynb), never the other way.
+
+    python tools/notebooks.py [--all] [--jobs N] [TEXT ...]
+
+A notebook is executed again when its text, the package's code (not its comments or docstrings), the data, or the lock
+file changed since; ``book/executed.json`` remembers what it was executed with. A notebook that fails, or that writes to
+stderr, is not written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import base64
+import hashlib
+import json
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+ROOT = Path(__file__).resolve().parents[1]
+BOOK = ROOT / "book"
+EXECUTED = BOOK / "executed.json"
+PICTURE = BOOK / "_assets" / "leaked-face.png"  # the README's, which is the first figure of the book
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    arguments.add_argument("texts", nargs="*", type=Path, help="texts to execute; by default those that changed")
+    arguments.add_argument("--all", action="store_true", help="execute every notebook")
+    arguments.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="notebooks at a time")
+    options = arguments.parse_args()
+
+    os.environ |= {"GILEARN_STATIC": "1", "OMP_WAIT_POLICY": "passive", "PYTHONHASHSEED": "0"}
+    executed = json.loads(EXECUTED.read_text()) if EXECUTED.exists() else {}
+    common = fingerprint_of_common()
+    chosen = {path.resolve() for path in options.texts} or set(texts())
+    inputs = {path: fingerprint(path, common) for path in sorted(chosen)}
+    due = [
+        path
+        for path, mark in inputs.items()
+        if options.all or options.texts or executed.get(name(path)) != mark or not path.with_suffix(".ipynb").exists()
+    ]
+    failed = False
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for path, outcome in zip(due, pool.map(execute, due), strict=True):
+            print(f"{name(path)}: {outcome}", flush=True)
+            if outcome.startswith("failed"):
+                failed = True
+                continue
+            executed[name(path)] = inputs[path]
+            known = {key: executed[key] for key in sorted(executed) if (BOOK / key).exists()}
+            replace(EXECUTED, json.dumps(known, indent=1) + "\n")
+    keep_picture()
+    print(f"{len(inputs)} notebooks, {len(due)} due" + (", not all of which were written" if failed else ""))
+    return failed
+
+
+def texts() -> list[Path]:
+    """The texts that are notebooks: those with a kernel in their header."""
+    return [p for p in sorted(BOOK.rglob("*.md")) if "kernelspec:" in p.read_text().split("---")[1:2].__str__()]
+
+
+def name(path: Path) -> str:
+    return path.relative_to(BOOK).as_posix()
+
+
+def fingerprint_of_common() -> bytes:
+    """Digest what every notebook depends on: code without comments and docstrings, style, data, lock file."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "gilearn").rglob("*")):
+        if path.suffix == ".py":
+            digest.update(code_of(path).encode())
+        elif path.suffix == ".mplstyle":
+            digest.update(path.read_bytes())
+    for path in [*sorted(p for p in (ROOT / "data").rglob("*") if p.is_file()), ROOT / "requirements.lock"]:
+        digest.update(path.read_bytes())
+    return digest.digest()
+
+
+def code_of(path: Path) -> str:
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            kept = [s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
+            node.body = kept  # type: ignore[attr-defined]
+    return ast.dump(tree)
+
+
+def fingerprint(path: Path, common: bytes) -> str:
+    return hashlib.sha256(common + path.read_bytes()).hexdigest()[:16]
+
+
+def execute(path: Path) -> str:
+    """Execute one text and write its twin; return what to print."""
+    notebook = jupytext.read(path)
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": notebook.metadata["kernelspec"],
+            "language_info": {"name": "python"},
+            "jupytext": {"formats": "ipynb,md:myst"},
+        }
+    )
+    for index, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{index}"
+    began = time.perf_counter()
+    client = NotebookClient(
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        record_timing=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": path.parent}},
+    )
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        return f"failed\n{error}"
+    complaints = [
+        output["text"]
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if output.get("name") == "stderr"
+    ]
+    if complaints:
+        return "failed: it writes to stderr\n" + "\n".join(complaints)
+    for cell in notebook.cells:
+        cell.get("metadata", {}).pop("execution", None)
+    nbformat.validate(notebook)
+    target = path.with_suffix(".ipynb")
+    replace(target, nbformat.writes(notebook) + "\n")
+    return f"{time.perf_counter() - began:.0f} s, {target.stat().st_size // 1000} kB"
+
+
+def replace(path: Path, content: str | bytes) -> None:
+    """Write beside the file and rename, so that it is never half-written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_bytes(content if isinstance(content, bytes) else content.encode())
+    os.replace(unfinished, path)
+
+
+def keep_picture() -> None:
+    """Keep the first figure of the book as a file, for the README."""
+    if (BOOK / "index.ipynb").exists():
+        replace(PICTURE, first_picture(BOOK / "index.ipynb"))
+
+
+def first_picture(path: Path) -> bytes:
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                return base64.b64decode(output["data"]["image/png"])
+    raise ValueError(f"{path} stores no picture")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
