@@ -204,8 +204,9 @@ def _pixels(picture: Tensor) -> np.ndarray[Any, Any]:
 
 @contextmanager
 def _figure(rows: int, columns: int, size: tuple[float, float]) -> Iterator[tuple[Figure, np.ndarray[Any, Any]]]:
-    # This loads the backend. A notebook's turns pyplot interactive then, which the style's context would undo at its end.
-    plt.draw_if_interactive()
+    # This loads the backend. A notebook's turns pyplot interactive then, which the style's context would undo at its
+    # end.
+    plt.draw_if_interactive()  # type: ignore[no-untyped-call]
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
         try:

@@ -1,4 +1,5 @@
-"""How much a gradient can give away (survey, section 4.3, and the rank analysis of 3.2): a client's questions to itself.
+"""How much a gradient can give away (survey, section 4.3, and the rank analysis of 3.2): a client's questions to
+itself.
 
 Unlike an attack, these functions look at the private input; unlike an attack, they say what *no* attack can do.
 """
@@ -60,8 +61,9 @@ def gradient_spectrum(
 
     flat = x.flatten()
     directions = torch.eye(len(flat), dtype=torch.float64, device=device)
-    rows = [vmap(lambda v: jvp(shared, (flat,), (v,))[1])(part) for part in directions.split(chunk)]
-    jacobian = torch.cat(rows)
+    jacobian = torch.empty(len(flat), sum(p.numel() for p in parameters.values()), dtype=flat.dtype, device=device)
+    for part, rows in zip(torch.split(directions, chunk), torch.split(jacobian, chunk), strict=True):
+        rows.copy_(vmap(lambda v: jvp(shared, (flat,), (v,))[1])(part))
     gram = jacobian @ jacobian.T
     values: Tensor = torch.linalg.eigvalsh(gram).flip(0).clamp_min(0).sqrt()
     return values

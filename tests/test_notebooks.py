@@ -90,7 +90,7 @@ def test_size(text):
 @each_notebook
 def test_code_fits_the_page(text):
     for cell in cells(text):
-        assert len(cell.source.splitlines()) <= 30, cell.source
+        assert len(cell.source.splitlines()) <= 25, cell.source
         assert all(len(line) < 80 for line in cell.source.splitlines()), cell.source
         assert not re.search(r"https?://|[!%]pip", cell.source)
     assert not re.search(r"/(?:root|home/\w+|tmp/\w+|Users/\w+)/", text.with_suffix(".ipynb").read_text())

@@ -1,4 +1,5 @@
-"""The project's own files agree with each other: environment, lock file, licence, citation, and what the README promises."""
+"""The project's own files agree with each other: environment, lock file, licence, citation, and what the README
+promises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The built site: its files ask no other host for anything, and a real browser, cut off from the network, finds it whole.
+"""The built site: its files ask no other host for anything, and a real browser, cut off from the network, finds it
+whole.
 
 Needs `make book` first, and Chromium: on the path, or named by the variable CHROMIUM.
 """
@@ -68,6 +69,7 @@ def base():
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture(scope="session")
@@ -132,7 +134,8 @@ def test_nothing_scrolls_sideways(visit, page):
     tab, _, _ = visit(page)
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
     wide = tab.evaluate(
-        "[...document.querySelectorAll('div.cell pre')].filter(p => p.scrollWidth > p.clientWidth + 1).map(p => p.innerText)"
+        "[...document.querySelectorAll('div.cell pre')].filter(p => p.scrollWidth > p.clientWidth + 1)"
+        ".map(p => p.innerText)"
     )
     assert wide == []
 

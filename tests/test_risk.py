@@ -1,0 +1,76 @@
+"""What a client can ask before it shares: the spectrum of the gradient's Jacobian, and its refusals."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gilearn import federated, models, risk
+
+
+def jacobian_by_differences(model, x, y, *, loss="cross_entropy", step=1e-6):
+    """Central differences of what the client really sends, one entry of ``x`` at a time."""
+    rows = []
+    for k in range(x.numel()):
+        ends = []
+        for sign in (1, -1):
+            moved = x.clone().flatten()
+            moved[k] += sign * step
+            seen = federated.observe(model, moved.view_as(x), y, loss=loss)
+            ends.append(torch.cat([g.flatten() for g in seen.shared]))
+        rows.append((ends[0] - ends[1]) / (2 * step))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        models.mlp(64, (8,)),
+        models.lenet(1, 10, size=8, width=2),
+        models.convnet(1, 10, size=8, widths=(3, 4), strides=(2, 1), batch_norm=True, activation="tanh"),
+    ],
+    ids=["mlp", "lenet", "convnet with batch normalization"],
+)
+@pytest.mark.parametrize("training", [False, True])
+def test_the_spectrum_is_that_of_the_gradients_the_client_sends(digits, model, training):
+    model = model.double().train(training)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    x, y = digits[0][:2].double(), digits[1][:2]
+    values = risk.gradient_spectrum(model, x, y, chunk=50)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    expected = torch.linalg.svdvals(jacobian_by_differences(model, x, y))
+    assert values.shape == (128,)
+    torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-6 * float(expected[0]))
+
+
+def test_a_batch_of_twins_hides_half_of_its_directions(digits):
+    """Moving one of two equal inputs against the other changes nothing to first order."""
+    model = models.lenet(1, 10, size=8, strides=(1, 1, 1))
+    values = risk.gradient_spectrum(model, digits[0][[7, 7]], digits[1][[7, 7]])
+    assert int((values > 1e-7 * values[0]).sum()) == 64
+
+
+def test_other_losses_and_soft_labels(digits):
+    x = digits[0][:1].double()
+    model = models.mlp(64, (4,), num_classes=1).double()
+    y = torch.tensor([1])
+    expected = torch.linalg.svdvals(jacobian_by_differences(model, x, y, loss="logistic"))
+    found = risk.gradient_spectrum(model, x, y, loss="logistic")
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6 * float(expected[0]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"chunk": 0}, "chunk: got 0"),
+        ({"loss": "hinge"}, "loss: .*hinge"),
+        ({"y": torch.tensor([99])}, "y: "),
+        ({"y": torch.tensor([1, 2])}, "y: "),
+        ({"x": torch.full((1, 1, 8, 8), float("nan"))}, "x: "),
+    ],
+)
+def test_refusals(digits, change, message):
+    given = {"x": digits[0][:1], "y": digits[1][:1], **change}
+    x, y = given.pop("x"), given.pop("y")
+    with pytest.raises(ValueError, match=message):
+        risk.gradient_spectrum(models.mlp(64), x, y, **given)
