@@ -7,13 +7,16 @@ Unlike an attack, these functions look at the private input; unlike an attack, t
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
+from gilearn.attacks.recursion.systems import ConvSystem
 from gilearn.federated import LOSSES
-from gilearn.federated.checks import check_batch, check_name
+from gilearn.federated.checks import check_batch, check_model_takes, check_name
 
 
 def gradient_spectrum(
@@ -67,3 +70,81 @@ def gradient_spectrum(
     gram = jacobian @ jacobian.T
     values: Tensor = torch.linalg.eigvalsh(gram).flip(0).clamp_min(0).sqrt()
     return values
+
+
+def rank_report(
+    model: nn.Module, input_shape: Sequence[int], *, exact_rank_up_to: int = 1024, seed: int = 0
+) -> pd.DataFrame:
+    """Count, layer by layer, how much a gradient says about each layer's input: the survey's rank analysis.
+
+    A layer of full rank gives its input away to a recursion; the sum of the deficiencies is COPA's security index of an
+    architecture. The count needs no data: it looks at one random input.
+
+    Args:
+        model: Any network; its convolutions and fully connected layers are looked at, in order of use. What lies
+            between them (pooling, shortcuts) may hide more than this counts.
+        input_shape: Shape of one example.
+        exact_rank_up_to: Measure a convolution's rank by singular values up to this many unknowns; beyond, take the
+            bound that generic weights attain.
+        seed: Seeds the random input.
+
+    Returns:
+        One row per layer, indexed by its name: ``unknowns`` (values of its input), ``outputs`` (rows of its weights'
+        constraints), ``gradients`` (rows of its gradient's), ``rank`` of both together, whether it was ``measured``,
+        ``deficiency`` (unknowns less rank), and ``virtual``: how many constraints the layer before puts on this input
+        because it puts out more numbers than it takes in.
+
+    Raises:
+        ValueError: The shape does not fit the model, or it has no such layer.
+
+    Chapter: limits. Source: survey, section 3.2; zhu2021, chen2021.
+    """
+    model = copy.deepcopy(model).double().eval()
+    parameter = next(model.parameters())
+    check_model_takes(model, tuple(input_shape), None)
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+
+            def record(_: nn.Module, given: tuple[Tensor, ...], output: Tensor, name: str = name) -> Tensor:
+                inputs[name], outputs[name] = given[0].detach(), output
+                return output.clone()  # what follows may work in place
+
+            handles.append(module.register_forward_hook(record))
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(1, *input_shape, generator=generator, dtype=torch.float64).to(parameter.device)
+    logits = model(x)
+    for handle in handles:
+        handle.remove()
+    if not outputs:
+        raise ValueError("model: it has no convolution and no fully connected layer")
+    target = torch.zeros(1, dtype=torch.long, device=x.device)
+    loss = LOSSES["logistic" if logits.shape[1] == 1 else "cross_entropy"](logits, target)
+    deltas = torch.autograd.grad(loss, list(outputs.values()), allow_unused=True)
+    rows = {}
+    virtual = 0
+    modules = dict(model.named_modules())
+    for (name, output), delta in zip(outputs.items(), deltas, strict=True):
+        module, unknowns = modules[name], inputs[name].numel()
+        assert isinstance(module, (nn.Conv2d, nn.Linear))
+        measured = True
+        if isinstance(module, nn.Linear):
+            seen = delta is not None and bool((delta != 0).any())
+            rank = unknowns if seen else int(torch.linalg.matrix_rank(module.weight))
+        else:
+            system = ConvSystem.of(module, tuple(inputs[name].shape[1:]), None if delta is None else delta[0])
+            measured = unknowns <= exact_rank_up_to
+            rank = int(torch.linalg.matrix_rank(system.dense(), rtol=1e-10)) if measured else system.rank_bound()
+        rows[name] = {
+            "unknowns": unknowns,
+            "outputs": output.numel(),
+            "gradients": module.weight.numel(),
+            "rank": rank,
+            "measured": measured,
+            "deficiency": unknowns - rank,
+            "virtual": virtual,
+        }
+        virtual = max(0, output.numel() - unknowns)
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("layer")

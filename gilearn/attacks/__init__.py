@@ -8,6 +8,20 @@ The rows of the survey's Table 1 stand here under the survey's names, ready to c
 from gilearn.attacks.base import Attack, Reconstruction
 from gilearn.attacks.iteration import GradientMatching, Joint
 from gilearn.attacks.iteration.presets import DLG, iDLG
-from gilearn.attacks.recursion import PPDL_AHE, Perceptron
+from gilearn.attacks.recursion import COPA, PPDL_AHE, PPDL_SPN, RGAP, SPN, Perceptron, RankWarning
 
-__all__ = ["DLG", "PPDL_AHE", "Attack", "GradientMatching", "Joint", "Perceptron", "Reconstruction", "iDLG"]
+__all__ = [
+    "COPA",
+    "DLG",
+    "PPDL_AHE",
+    "PPDL_SPN",
+    "RGAP",
+    "SPN",
+    "Attack",
+    "GradientMatching",
+    "Joint",
+    "Perceptron",
+    "RankWarning",
+    "Reconstruction",
+    "iDLG",
+]

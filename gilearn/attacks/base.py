@@ -20,10 +20,8 @@ class Reconstruction:
         inputs: The recovered inputs (batch, *input_shape), not clipped.
         labels: The labels used or recovered (batch,), int64; ``None`` where the attack has none.
         residual: Norm of the mismatch between what the reconstruction explains and what was shared, over the norm of
-            what was
-            shared: of all tensors for gradient matching, of the solved systems for a recursion. The attacker can
-                compute it;
-            a small one does not mean a small error.
+            what was shared: of all tensors for gradient matching, of the solved systems for a recursion. The attacker
+            can compute it; a small one does not mean a small error.
         history: The attack's objective at every evaluation of its best start, shape (evaluations,); empty for closed
             forms.
         snapshots: Pairs (evaluation, inputs) on the way, the best so far each time.

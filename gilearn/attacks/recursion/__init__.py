@@ -2,6 +2,9 @@
 form.
 """
 
+from gilearn.attacks.recursion.copa import COPA
 from gilearn.attacks.recursion.perceptron import PPDL_AHE, Perceptron
+from gilearn.attacks.recursion.rgap import RGAP, LayerReport, RankWarning
+from gilearn.attacks.recursion.spn import PPDL_SPN, SPN
 
-__all__ = ["PPDL_AHE", "Perceptron"]
+__all__ = ["COPA", "PPDL_AHE", "PPDL_SPN", "RGAP", "SPN", "LayerReport", "Perceptron", "RankWarning"]
