@@ -38,6 +38,7 @@ notebooks: $(INSTALLED) ## Execute the notebooks whose text, package or lock fil
 bench: $(INSTALLED) ## Run the benchmarks, each against its baseline
 	$(BIN)/python -m tests.benchmarks.engine
 	$(BIN)/python -m tests.benchmarks.deep_leakage
+	$(BIN)/python -m tests.benchmarks.recursion
 
 lint: $(INSTALLED) ## Check format, style and types
 	$(BIN)/ruff format --check .

@@ -102,49 +102,57 @@ def rank_report(
     model = copy.deepcopy(model).double().eval()
     parameter = next(model.parameters())
     check_model_takes(model, tuple(input_shape), None)
-    inputs: dict[str, Tensor] = {}
-    outputs: dict[str, Tensor] = {}
-    handles = []
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-
-            def record(_: nn.Module, given: tuple[Tensor, ...], output: Tensor, name: str = name) -> Tensor:
-                inputs[name], outputs[name] = given[0].detach(), output
-                return output.clone()  # what follows may work in place
-
-            handles.append(module.register_forward_hook(record))
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(1, *input_shape, generator=generator, dtype=torch.float64).to(parameter.device)
-    logits = model(x)
-    for handle in handles:
-        handle.remove()
-    if not outputs:
+    layers = _walked(model, x)
+    if not layers:
         raise ValueError("model: it has no convolution and no fully connected layer")
-    target = torch.zeros(1, dtype=torch.long, device=x.device)
-    loss = LOSSES["logistic" if logits.shape[1] == 1 else "cross_entropy"](logits, target)
-    deltas = torch.autograd.grad(loss, list(outputs.values()), allow_unused=True)
     rows = {}
     virtual = 0
-    modules = dict(model.named_modules())
-    for (name, output), delta in zip(outputs.items(), deltas, strict=True):
-        module, unknowns = modules[name], inputs[name].numel()
-        assert isinstance(module, (nn.Conv2d, nn.Linear))
-        measured = True
+    for name, (module, given, outputs, delta) in layers.items():
+        unknowns, measured = given.numel(), True
         if isinstance(module, nn.Linear):
             seen = delta is not None and bool((delta != 0).any())
             rank = unknowns if seen else int(torch.linalg.matrix_rank(module.weight))
         else:
-            system = ConvSystem.of(module, tuple(inputs[name].shape[1:]), None if delta is None else delta[0])
+            system = ConvSystem.of(module, tuple(given.shape[1:]), None if delta is None else delta[0])
             measured = unknowns <= exact_rank_up_to
             rank = int(torch.linalg.matrix_rank(system.dense(), rtol=1e-10)) if measured else system.rank_bound()
         rows[name] = {
             "unknowns": unknowns,
-            "outputs": output.numel(),
+            "outputs": outputs,
             "gradients": module.weight.numel(),
             "rank": rank,
             "measured": measured,
             "deficiency": unknowns - rank,
             "virtual": virtual,
         }
-        virtual = max(0, output.numel() - unknowns)
+        virtual = max(0, outputs - unknowns)
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("layer")
+
+
+def _walked(model: nn.Module, x: Tensor) -> dict[str, tuple[nn.Conv2d | nn.Linear, Tensor, int, Tensor | None]]:
+    """Return every layer with weights by its name: layer, input, number of outputs, the loss's gradient in them."""
+    modules = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+    handles = []
+    for name, module in modules.items():
+
+        def record(_: nn.Module, given: tuple[Tensor, ...], output: Tensor, name: str = name) -> Tensor:
+            inputs[name], outputs[name] = given[0].detach(), output
+            return output.clone()  # what follows may work in place
+
+        handles.append(module.register_forward_hook(record))
+    logits = model(x)
+    for handle in handles:
+        handle.remove()
+    if not outputs:
+        return {}
+    target = torch.zeros(1, dtype=torch.long, device=x.device)
+    loss = LOSSES["logistic" if logits.shape[1] == 1 else "cross_entropy"](logits, target)
+    deltas = torch.autograd.grad(loss, list(outputs.values()), allow_unused=True)
+    return {
+        name: (modules[name], inputs[name], output.numel(), delta)
+        for (name, output), delta in zip(outputs.items(), deltas, strict=True)
+    }

@@ -238,7 +238,7 @@ TABLE_1: tuple[AttackRow, ...] = (
     _attack(
         "recursion", "PPDL-SPN", "fan2020",
         "N/A", "32x32", "ConvNet", "8", "linear solving", "", "noise analysis",
-        chapter="recursion/convolution",
+        chapter="recursion/convolution", implementation="gilearn.attacks.PPDL_SPN",
         divergences=(
             "No code was released.",
             "Batch size 8 here, while section 2.2 says that recursion cannot deal with mini-batches.",
@@ -247,7 +247,7 @@ TABLE_1: tuple[AttackRow, ...] = (
     _attack(
         "recursion", "R-GAP", "zhu2021",
         "N/A", "32x32", "ConvNet", "1", "inverse matrix", "", "rank analysis",
-        chapter="recursion/r-gap",
+        chapter="recursion/r-gap", implementation="gilearn.attacks.RGAP",
         divergences=(
             "The released demonstration sets the label against the prediction: its scalar equation then has one root.",
         ),
@@ -255,7 +255,7 @@ TABLE_1: tuple[AttackRow, ...] = (
     _attack(
         "recursion", "COPA", "chen2021",
         "N/A", "32x32", "ConvNet", "1", "least squares", "", "pull-back constraints",
-        chapter="recursion/copa",
+        chapter="recursion/copa", implementation="gilearn.attacks.COPA",
         divergences=("The paper's own script was not released; a follow-up's code was.",),
     ),
 )

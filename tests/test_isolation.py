@@ -21,6 +21,9 @@ ATTACKS = {
     "DLG, declared labels": dataclasses.replace(attacks.DLG, labels=labels.Declared(), **short),
     "iDLG": dataclasses.replace(attacks.iDLG, **short),
     "PPDL_AHE": attacks.PPDL_AHE,
+    "PPDL_SPN": attacks.PPDL_SPN,
+    "RGAP": attacks.RGAP,
+    "COPA": attacks.COPA,
 }
 
 
@@ -38,7 +41,11 @@ def run(name, model, x, y, spoil):
 @pytest.mark.parametrize("name", ATTACKS)
 def test_result_does_not_depend_on_the_private_batch_any_more(name, photos):
     def victim():
-        return models.mlp(3072, (16,)) if name == "PPDL_AHE" else models.convnet(batch_norm=True, activation="sigmoid")
+        if name == "PPDL_AHE":
+            return models.mlp(3072, (16,))
+        if name in ("RGAP", "COPA"):
+            return models.lenet(width=16, strides=(2,)).eval()
+        return models.convnet(batch_norm=True, activation="sigmoid")
 
     clean = run(name, victim(), photos[0][3:4].clone(), photos[1][3:4].clone(), spoil=False)
     spoiled = run(name, victim(), photos[0][3:4].clone(), photos[1][3:4].clone(), spoil=True)

@@ -74,3 +74,24 @@ def test_refusals(digits, change, message):
     x, y = given.pop("x"), given.pop("y")
     with pytest.raises(ValueError, match=message):
         risk.gradient_spectrum(models.mlp(64), x, y, **given)
+
+
+def test_the_rank_report_measures_and_bounds_alike():
+    for widths in ((12, 36, 36, 36, 64, 128), (12, 20, 36, 36, 64, 128), (4, 4, 4, 4, 4, 4)):
+        model = models.cnn6(size=10, widths=widths)
+        measured = risk.rank_report(model, (3, 10, 10), exact_rank_up_to=2000)
+        bounds = risk.rank_report(model, (3, 10, 10), exact_rank_up_to=0)
+        assert measured["measured"].all()
+        assert list(measured["rank"]) == list(bounds["rank"])
+        assert (measured["deficiency"] == measured["unknowns"] - measured["rank"]).all()
+    assert measured["deficiency"].sum() > 0
+
+
+def test_the_rank_report_takes_any_network():
+    report = risk.rank_report(models.resnet18(), (3, 32, 32), exact_rank_up_to=0)
+    assert len(report) == 21
+    assert report.loc["layer2.0.downsample.0", "deficiency"] > 0
+    with pytest.raises(ValueError, match="no convolution"):
+        risk.rank_report(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(64)), (1, 8, 8))
+    with pytest.raises(ValueError, match="input_shape"):
+        risk.rank_report(models.lenet(), (1, 32, 32))

@@ -8,7 +8,17 @@ The rows of the survey's Table 1 stand here under the survey's names, ready to c
 from gilearn.attacks.base import Attack, Reconstruction
 from gilearn.attacks.iteration import GradientMatching, Joint
 from gilearn.attacks.iteration.presets import DLG, iDLG
-from gilearn.attacks.recursion import COPA, PPDL_AHE, PPDL_SPN, RGAP, SPN, Perceptron, RankWarning
+from gilearn.attacks.recursion import (
+    COPA,
+    PPDL_AHE,
+    PPDL_SPN,
+    RGAP,
+    SPN,
+    Perceptron,
+    PullBack,
+    RankWarning,
+    Recursion,
+)
 
 __all__ = [
     "COPA",
@@ -21,7 +31,9 @@ __all__ = [
     "GradientMatching",
     "Joint",
     "Perceptron",
+    "PullBack",
     "RankWarning",
     "Reconstruction",
+    "Recursion",
     "iDLG",
 ]

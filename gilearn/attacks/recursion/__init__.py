@@ -2,9 +2,20 @@
 form.
 """
 
-from gilearn.attacks.recursion.copa import COPA
+from gilearn.attacks.recursion.copa import COPA, PullBack
 from gilearn.attacks.recursion.perceptron import PPDL_AHE, Perceptron
-from gilearn.attacks.recursion.rgap import RGAP, LayerReport, RankWarning
+from gilearn.attacks.recursion.rgap import RGAP, LayerReport, RankWarning, Recursion
 from gilearn.attacks.recursion.spn import PPDL_SPN, SPN
 
-__all__ = ["COPA", "PPDL_AHE", "PPDL_SPN", "RGAP", "SPN", "LayerReport", "Perceptron", "RankWarning"]
+__all__ = [
+    "COPA",
+    "PPDL_AHE",
+    "PPDL_SPN",
+    "RGAP",
+    "SPN",
+    "LayerReport",
+    "Perceptron",
+    "PullBack",
+    "RankWarning",
+    "Recursion",
+]

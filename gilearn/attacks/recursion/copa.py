@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gilearn.attacks.base import Reconstruction
 from gilearn.attacks.recursion.chain import Link, walk_back
-from gilearn.attacks.recursion.rgap import RGAP, LayerReport, State, recur, system_of
+from gilearn.attacks.recursion.rgap import LayerReport, Recursion, State, recur, system_of
 from gilearn.attacks.recursion.systems import ConvSystem
 from gilearn.federated import Observation
 
@@ -24,7 +24,7 @@ _RANK = 1e-9  # singular values below this share of the largest count as zero
 
 
 @dataclass(frozen=True, kw_only=True)
-class COPA(RGAP):
+class PullBack(Recursion):
     """R-GAP with pull-back: the directions that a convolution leaves open are closed by the convolution before it.
 
     Where all ranks are full this is R-GAP. Our reading of the paper's abstract: its exact functional is not in the text
@@ -48,7 +48,7 @@ class COPA(RGAP):
                 raise ValueError(f"{name}: got {getattr(self, name)}, wanted at least 1")
 
     def __call__(self, seen: Observation) -> Reconstruction:
-        """Run the attack; see :class:`gilearn.attacks.recursion.rgap.RGAP`.
+        """Run the attack; see :class:`gilearn.attacks.recursion.rgap.Recursion`.
 
         A layer whose open directions were closed, or tried to, has a report with both layers' names; its rank counts
         both layers' constraints, and ``iterations`` are those of Gauss-Newton.
@@ -133,6 +133,13 @@ class COPA(RGAP):
         return x - directions @ (directions.T @ x), directions, found.residual
 
 
+COPA = PullBack()
+"""The attack of Chen and Campbell (2021) as the survey's Table 1 names it: least squares, pull-back constraints.
+
+Chapter: copa. Source: chen2021.
+"""
+
+
 class Earlier:
     """What the links before a layer say about its input: which inputs they reach, and which gradient those imply.
 
@@ -194,11 +201,11 @@ def _left_null_space(matrix: Tensor) -> Tensor:
 
 
 def _least_squares(matrix: Tensor, right: Tensor) -> Tensor:
-    """Return the solution of least norm; singular values below ``_RANK`` of the largest count as zero."""
+    """Return the solution of least norm; pivots below ``_RANK`` of the largest count as zero."""
     if 0 in matrix.shape:
         return right.new_zeros(matrix.shape[1])
     if matrix.device.type == "cpu":
-        solution: Tensor = torch.linalg.lstsq(matrix, right[:, None], rcond=_RANK, driver="gelsd").solution[:, 0]
+        solution: Tensor = torch.linalg.lstsq(matrix, right[:, None], rcond=_RANK, driver="gelsy").solution[:, 0]
     else:
         solution = torch.linalg.pinv(matrix, rtol=_RANK) @ right
     return solution

@@ -67,10 +67,7 @@ def heads(link: Link, *, loss: str, batch_size: int, label: int | None = None) -
         features = gradient.T @ delta / (delta @ delta)
         return [Head(features=features, delta=delta, label=found if batch_size == 1 else None, branch="bias")]
     weight = link.module.weight.detach()
-    if loss == "logistic":
-        starts = _logistic(gradient, weight)
-    else:
-        starts = _softmax(gradient, weight)
+    starts = _logistic(gradient, weight) if loss == "logistic" else _softmax(gradient, weight)
     known = [start for start in starts if label is None or start.label == label]
     if not known:
         raise ValueError(f"labels: got {label}, which no solution of the last layer's equation explains")

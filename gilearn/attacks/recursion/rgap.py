@@ -75,7 +75,7 @@ Step = Callable[[list[Link], State], tuple[State, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RGAP:
+class Recursion:
     """Recover the input of a chain of convolutions, fully connected layers and invertible activations.
 
     Exact, to the precision of float64 times the layers' conditions, for one example, if every layer's system has full
@@ -156,7 +156,7 @@ class RGAP:
         )
 
 
-def recur(attack: RGAP, seen: Observation, step: Step) -> Reconstruction:
+def recur(attack: Recursion, seen: Observation, step: Step) -> Reconstruction:
     """Walk back from every start that explains the last layer, drop those that do not fit, return the one that does."""
     began = time.perf_counter()
     chain = links(seen)
@@ -290,3 +290,10 @@ def _mismatch(seen: Observation, state: State) -> float:
         return max(report.residual for report in state.reports)
     inputs = denormalized(seen, state.value[None])
     return residual(seen.to(dtype=torch.float64), inputs, torch.tensor([state.label], device=seen.device))
+
+
+RGAP = Recursion()
+"""The attack of Zhu and Blaschko (2021) as the survey's Table 1 names it: inverse matrix, ConvNet, one example.
+
+Chapter: r-gap. Source: zhu2021.
+"""

@@ -2,13 +2,14 @@
 
 For a convolution z = W * x + b with delta = dL/dz, two maps are linear in the input x: the convolution itself, which
 must return z - b, and the weight gradient, the correlation of x with delta, which must return the shared dL/dW. Stacked
-they are one system (Zhu and Blaschko, 2021). Both maps and their adjoints are convolutions, so no matrix is ever
-stored; the library solver is LSMR (Fong and Saunders, 2011), in float64, on the device of the layer's tensors.
+they are one system (Zhu and Blaschko, 2021). Both maps are products with the input's patches, so the matrix is
+never stored; the library solver is LSMR (Fong and Saunders, 2011), in float64, on the device of the layer's tensors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,10 +17,12 @@ import torch
 import torch.nn.functional as F
 from scipy.sparse.linalg import LinearOperator, lsmr
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_input, conv2d_weight
 
 EXACT_RANK_UP_TO = 1024
 """Unknowns up to which ``solve`` measures rank and condition by a singular value decomposition, by default."""
+
+
+_WORTH_A_THREAD = 30_000_000  # multiplications
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,41 +129,54 @@ class ConvSystem:
 
     def outputs(self, x: Tensor) -> Tensor:
         """The weight constraints: return the convolution of ``x``, without bias."""
-        padded = F.pad(x.view(1, *self.input_shape), self.padding)
-        return F.conv2d(padded, self.weight, None, self.stride, 0, self.dilation, self.groups)[0]
+        return (self._filters(self.weight) @ self._patches(x)).view(self.output_shape)
 
     def weight_gradient(self, x: Tensor) -> Tensor:
         """The gradient constraints: return the weight gradient that the input ``x`` would have, given delta."""
         assert self.delta is not None
-        padded = F.pad(x.view(1, *self.input_shape), self.padding)
-        gradient: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
-            padded, self.weight.shape, self.delta[None], self.stride, 0, self.dilation, self.groups
-        )
-        return gradient
+        return (self._places(self.delta) @ self._patches(x).mT).view(self.weight.shape)
 
     def transposed(self, filters: Tensor, output: Tensor) -> Tensor:
         """Return the transpose of the convolution with ``filters``, applied to ``output``, in the input's shape."""
-        left, right, top, bottom = self.padding
-        channels, height, width = self._padded
-        padded: Tensor = conv2d_input(  # type: ignore[no-untyped-call]
-            (1, channels, height, width), filters, output[None], self.stride, 0, self.dilation, self.groups
-        )[0]
-        return padded[:, top : height - bottom, left : width - right]
+        return self._folded(self._filters(filters).mT @ self._places(output))
 
     def matvec(self, x: Tensor) -> Tensor:
         """Return the system's matrix times an input: outputs first, then the weight gradient, shape (equations,)."""
-        rows = [self.outputs(x).flatten()]
-        if self.delta is not None:
-            rows.append(self.weight_gradient(x).flatten())
-        return torch.cat(rows)
+        patches = self._patches(x)
+        rows = (self._filters(self.weight) @ patches).flatten()
+        if self.delta is None:
+            return rows
+        return torch.cat([rows, (self._places(self.delta) @ patches.mT).flatten()])
 
     def rmatvec(self, rows: Tensor) -> Tensor:
         """Return the transposed matrix times a vector of as many values as there are equations, shape (unknowns,)."""
         outputs = int(np.prod(self.output_shape))
-        x = self.transposed(self.weight, rows[:outputs].view(self.output_shape))
+        patches = self._filters(self.weight).mT @ self._places(rows[:outputs])
         if self.delta is not None:
-            x = x + self.transposed(rows[outputs:].view_as(self.weight), self.delta)
-        return x.flatten()
+            patches = patches + self._filters(rows[outputs:]).mT @ self._places(self.delta)
+        return self._folded(patches).flatten()
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """Return what the filters see of an input at every place, shape (groups, values of a patch, places)."""
+        padded = F.pad(x.view(1, *self.input_shape), self.padding)
+        patches = F.unfold(padded, tuple(self.weight.shape[2:]), self.dilation, 0, self.stride)
+        return patches.view(self.groups, -1, patches.shape[-1])
+
+    def _folded(self, patches: Tensor) -> Tensor:
+        """Return the transpose of ``_patches``: the sum of all patches at their places, in the input's shape."""
+        left, right, top, bottom = self.padding
+        _, height, width = self._padded
+        flat = patches.reshape(1, -1, patches.shape[-1])
+        padded = F.fold(flat, (height, width), tuple(self.weight.shape[2:]), self.dilation, 0, self.stride)[0]
+        return padded[:, top : height - bottom, left : width - right]
+
+    def _filters(self, filters: Tensor) -> Tensor:
+        """Return values in the weight's shape as (groups, filters of a group, values of a patch)."""
+        return filters.reshape(self.groups, len(self.weight) // self.groups, -1)
+
+    def _places(self, output: Tensor) -> Tensor:
+        """Return values in the output's shape as (groups, filters of a group, places)."""
+        return output.reshape(self.groups, len(self.weight) // self.groups, -1)
 
     def column_norms(self) -> tuple[Tensor, Tensor]:
         """Return the squared norm of every column, of the outputs' and of the gradient's rows, shape (unknowns,)."""
@@ -262,7 +278,8 @@ def solve(
         shape=system.shape,
         device=system.weight.device,
     )
-    found = scaled.solve(right, tolerance=tolerance, iterations=iterations)
+    with _threads_for(system.weight.numel() * int(np.prod(system.output_shape[1:]))):
+        found = scaled.solve(right, tolerance=tolerance, iterations=iterations)
     bound = system.rank_bound()
     measured = system.shape[1] <= exact_rank_up_to
     rank, condition = bound, found.condition
@@ -320,6 +337,18 @@ class Scaled:
             operator, right.cpu().numpy(), atol=tolerance, btol=tolerance, conlim=0, maxiter=iterations
         )
         return Found(torch.from_numpy(x).to(self.device), float(condition), float(left) / norm, int(count))
+
+
+@contextmanager
+def _threads_for(multiplications: int) -> Iterator[None]:
+    """Compute on one thread while a product is small: to wake a second one takes longer than the product itself."""
+    threads = torch.get_num_threads()
+    if multiplications < _WORTH_A_THREAD:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _rank(matrix: Tensor) -> int:
