@@ -39,6 +39,7 @@ bench: $(INSTALLED) ## Run the benchmarks, each against its baseline
 	$(BIN)/python -m tests.benchmarks.engine
 	$(BIN)/python -m tests.benchmarks.deep_leakage
 	$(BIN)/python -m tests.benchmarks.recursion
+	$(BIN)/python -m tests.benchmarks.batching
 
 lint: $(INSTALLED) ## Check format, style and types
 	$(BIN)/ruff format --check .

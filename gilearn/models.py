@@ -8,8 +8,10 @@ any of them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -229,6 +231,40 @@ def resnet18(num_classes: int = 10, *, size: int = 32, activation: str = "relu",
         for module in list(model.modules()):
             if isinstance(getattr(module, "relu", None), nn.ReLU):
                 module.relu = act()
+    return model
+
+
+TRAINED: Mapping[str, tuple[Callable[[], nn.Module], str, int, float]] = MappingProxyType(
+    {
+        "mlp-digits": (lambda: mlp(64, (64,), activation="relu"), "digits", 30, 1e-3),
+        "lenet-digits": (lambda: lenet(1, 10, size=8, strides=(1, 1, 1)), "digits", 30, 1e-2),
+        "lenet-faces": (lambda: lenet(1, 2, size=25), "faces", 60, 1e-2),
+        "convnet-photos": (lambda: convnet(), "photos", 12, 1e-3),
+        "convnet-bn-photos": (lambda: convnet(batch_norm=True), "photos", 12, 1e-3),
+    }
+)
+"""Trained victims by name: untrained network, pictures, epochs, learning rate (``tools/train_victims.py``)."""
+
+
+def trained(name: str) -> nn.Module:
+    """Return a network with the weights that the book trained, in train mode.
+
+    Args:
+        name: A key of :data:`TRAINED`. The builder is the one named there, with its default seed.
+
+    Raises:
+        ValueError: The name is unknown.
+        FileNotFoundError: The package is installed without the repository, whose ``data/weights`` holds the weights.
+
+    Chapter: networks. Source of the weights: ``data/weights/index.json``, with accuracy and checksum.
+    """
+    if name not in TRAINED:
+        raise ValueError(f"name: got {name!r}, wanted one of {', '.join(TRAINED)}")
+    path = Path(__file__).resolve().parents[1] / "data" / "weights" / f"{name}.pt"
+    if not path.is_file():
+        raise FileNotFoundError(f"name: no weights for {name!r}; they are in data/weights of the repository")
+    model = TRAINED[name][0]()
+    model.load_state_dict(torch.load(path, weights_only=True))
     return model
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from gilearn import federated, models
+from gilearn import data, federated, metrics, models
 from gilearn.attacks import labels
 
 
@@ -82,3 +82,126 @@ def test_refusals(digits):
 def test_rules_print_themselves():
     assert repr(labels.IDLG()) == "IDLG()"
     assert repr(labels.Declared()) == "Declared()"
+
+
+def batch(digits, generator, size, *, distinct=False):
+    x, y = digits
+    if distinct:
+        classes = torch.randperm(10, generator=generator)[:size]
+        rows = torch.stack([(y == c).nonzero().flatten()[0] for c in classes])
+    else:
+        rows = torch.randint(len(x), (size,), generator=generator)
+    return x[rows], y[rows]
+
+
+RULES = {
+    "Yin": labels.Yin(),
+    "LLG": labels.LLG(),
+    "LLG*": labels.LLGStar(rounds=3),
+    "iLRG": labels.ILRG(),
+    "RLG": labels.RLG(),
+}
+
+
+@pytest.fixture(scope="module")
+def many_digits():
+    return data.digits()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_distinct_labels_of_an_untrained_relu_network(many_digits, rule):
+    """Up to five distinct labels of ten classes: exact in 100 of 100 batches, MLP and ConvNet."""
+    generator = torch.Generator().manual_seed(0)
+    for k in range(100):
+        x, y = batch(many_digits, generator, 1 + k % 5, distinct=True)
+        if k % 4:
+            model = models.mlp(64, (64,), activation="relu", seed=k)
+        else:
+            model = models.convnet(1, size=8, widths=(8,), strides=(1,), seed=k)
+        assert RULES[rule](federated.observe(model, x, y)).tolist() == sorted(y.tolist()), k
+
+
+def test_repeated_labels_of_an_untrained_relu_network(many_digits):
+    """B = 32 of ten classes: LLG* and LLG+ find at least 95 %, and more than LLG."""
+    x, y = many_digits
+    plus = labels.LLGPlus(examples=x[1300:], labels=y[1300:], rounds=3)
+    rules = {"LLG": labels.LLG(), "LLG*": labels.LLGStar(rounds=3), "LLG+": plus}
+    generator, found = torch.Generator().manual_seed(1), dict.fromkeys(rules, 0.0)
+    for k in range(20):
+        x, y = batch((many_digits[0][:1300], many_digits[1][:1300]), generator, 32)
+        seen = federated.observe(models.mlp(64, (64,), activation="relu", seed=k), x, y)
+        for name, rule in rules.items():
+            found[name] += metrics.label_accuracy(rule(seen), y) / 20
+    assert found["LLG*"] >= 0.95
+    assert found["LLG+"] >= 0.95
+    assert found["LLG"] < found["LLG+"]
+
+
+@pytest.mark.parametrize("activation", ["relu", "sigmoid"])
+def test_ilrg_counts_eight(many_digits, activation):
+    generator, exact = torch.Generator().manual_seed(2), 0
+    for k in range(40):
+        x, y = batch(many_digits, generator, 8)
+        seen = federated.observe(models.mlp(64, (64,), activation=activation, seed=k), x, y)
+        exact += labels.ILRG()(seen).tolist() == sorted(y.tolist())
+    assert exact >= 38
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("size", [4, 10, 40])
+def test_rlg_finds_the_set(activation, size):
+    """S up to 0.4 C at C = 100: exact in five of five."""
+    generator = torch.Generator().manual_seed(0)
+    for k in range(5):
+        x, y = torch.rand(size, 1, 8, 8, generator=generator), torch.randint(100, (size,), generator=generator)
+        seen = federated.observe(models.mlp(64, (256,), 100, activation=activation, seed=k), x, y)
+        assert labels.RLG().present(seen).tolist() == sorted(set(y.tolist()))
+        assert metrics.label_accuracy(labels.RLG()(seen), y) > 0.9
+
+
+@pytest.mark.parametrize("steps", [1, 4, 8])
+def test_rlg_after_local_steps(steps):
+    generator = torch.Generator().manual_seed(0)
+    for k in range(5):
+        number = 4 * steps
+        x, y = torch.rand(number, 1, 8, 8, generator=generator), torch.randint(100, (number,), generator=generator)
+        model = models.mlp(64, (256,), 100, activation="relu", seed=k)
+        seen = federated.observe(model, x, y, local=federated.LocalSteps(steps=steps, lr=0.1, batch_size=4))
+        assert labels.RLG().present(seen).tolist() == sorted(set(y.tolist()))
+
+
+def test_what_the_rules_cannot_do(many_digits):
+    x, y = many_digits
+    relu, tanh = (models.mlp(64, (64,), activation=name) for name in ("relu", "tanh"))
+    with pytest.raises(ValueError, match="20 examples of 10 classes"):
+        labels.Yin()(federated.observe(relu, x[:20], y[:20]))
+    repeated = federated.observe(relu, x[:2], torch.tensor([3, 3]))
+    with pytest.raises(ValueError, match="repeated labels"):
+        labels.Yin()(repeated)
+    assert 3 in labels.Yin(strict=False)(repeated).tolist()
+    with pytest.raises(ValueError, match="features of both signs"):
+        labels.Yin()(federated.observe(tanh, x[:2], y[:2]))
+    with pytest.raises(ValueError, match="rank"):
+        labels.RLG()(federated.observe(relu, x[:30], y[:30]))
+    with pytest.raises(ValueError, match="bias gradient"):
+        labels.ILRG()(federated.observe(models.mlp(64, (64,), bias=False), x[:4], y[:4]))
+    logit = federated.observe(models.mlp(64, num_classes=1), x[:2], torch.tensor([0, 1]), loss="logistic")
+    for rule in RULES.values():
+        with pytest.raises(ValueError, match="cross_entropy"):
+            rule(logit)
+        withheld = dataclasses.replace(repeated, shared=(*repeated.shared[:-2], None, repeated.shared[-1]))
+        with pytest.raises(ValueError, match="withheld"):
+            rule(withheld)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: labels.LLGStar(rounds=0), "rounds"),
+        (lambda: labels.RLG(tolerance=0.0), "tolerance"),
+        (lambda: labels.LLGPlus(examples=torch.zeros(2, 1), labels=torch.tensor([1])), "examples"),
+    ],
+)
+def test_refused_settings(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

@@ -9,7 +9,18 @@ import torch
 
 from gilearn import attacks, data, federated, metrics, models
 from gilearn.attacks import GradientMatching, Joint, labels
-from gilearn.attacks.iteration import LBFGS, Adam, Euclidean, Gaussian, Uniform
+from gilearn.attacks.iteration import (
+    LBFGS,
+    Adam,
+    Constant,
+    Euclidean,
+    Gaussian,
+    GroupConsistency,
+    Patterned,
+    StepDecay,
+    TotalVariation,
+    Uniform,
+)
 from gilearn.federated import LocalSteps
 
 
@@ -242,3 +253,123 @@ def test_on_cuda(digits):
     result = attacks.DLG(federated.observe(model, digits[0][:1], digits[1][:1]))
     assert result.inputs.device.type == "cuda"
     assert metrics.mse(result.inputs, digits[0][:1]) < 1e-6
+
+
+@pytest.fixture(scope="module")
+def seen_photo(photos):
+    x, y = photos
+    return federated.observe(models.lenet(), x[:1], y[:1], declare=["labels"])
+
+
+def short(**changes):
+    return GradientMatching(**{"labels": labels.Declared(), "optimizer": Adam(lr=0.1), "iterations": 20, **changes})
+
+
+def test_starts_that_run_together_are_those_that_run_alone(seen_photo):
+    alone = short(starts=5)(seen_photo, seed=3)
+    together = short(starts=5, together=2)(seen_photo, seed=3)
+    assert len(together.starts) == 5
+    for a, b in zip(alone.starts, together.starts, strict=True):
+        assert abs(a["distance"] - b["distance"]) < 1e-2 * a["distance"]
+    assert metrics.mse(together.inputs, alone.inputs) < 1e-2
+    assert together.history.shape == alone.history.shape == (20,)
+
+
+def test_joint_labels_of_starts_that_run_together(photos):
+    x, y = photos
+    seen = federated.observe(models.lenet(), x[:2], y[:2])
+    result = short(labels=Joint(), starts=3, together=3, iterations=5)(seen, snapshots=3)
+    assert result.inputs.shape == (2, 3, 32, 32)
+    assert result.labels.shape == (2,)
+    assert all(frame.shape == (2, 3, 32, 32) for _, frame in result.snapshots)
+
+
+@pytest.mark.parametrize("local", [None, LocalSteps(steps=3, lr=0.1), LocalSteps(steps=4, lr=0.1, batch_size=2)])
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_the_functional_simulation_is_the_plain_one(photos, local, batch_norm):
+    x, y = photos[0][:4].double(), photos[1][:4]
+    model = models.convnet(widths=(4,), strides=(2,), batch_norm=batch_norm, activation="tanh").double()
+    model[0].bias.requires_grad_(False)
+    seen = federated.observe(model, x, y, local=local)
+    plain, functional = (seen.simulate(x, y, functional=how) for how in (False, True))
+    assert functional[1] is None
+    for a, b in zip(plain, functional, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a.detach(), b.detach())
+
+
+def test_compiled_takes_the_same_way(digits):
+    torch.compiler.reset()
+    model = models.lenet(1, size=8, strides=(2, 1), width=4).double()
+    seen = federated.observe(model, digits[0][:1].double(), digits[1][:1], declare=["labels"])
+    eager, compiled = (short(compiled=how)(seen) for how in (False, True))
+    torch.testing.assert_close(eager.history, compiled.history, rtol=1e-6, atol=0)
+    torch.testing.assert_close(eager.inputs, compiled.inputs, rtol=1e-5, atol=1e-6)
+
+
+def test_the_box_is_kept_and_the_regularizer_counts(seen_photo):
+    boxed = short(box=(0.0, 1.0))(seen_photo, snapshots=30)
+    assert all(float(frame.min()) >= 0 and float(frame.max()) <= 1 for k, frame in boxed.snapshots if k)
+    rough = short(iterations=60)(seen_photo)
+    smooth = short(iterations=60, regularizers=(TotalVariation(weight=1000.0),))(seen_photo)
+    variation = lambda v: float((v[..., 1:] - v[..., :-1]).abs().mean())  # noqa: E731
+    assert variation(smooth.inputs) < variation(rough.inputs) / 2
+    assert smooth.history[0] > rough.history[0]
+
+
+def test_a_group_pulls_its_starts_together(seen_photo):
+    """Without it two starts end apart; with it, how far they are apart is part of the objective."""
+    free = short(starts=4, together=4, iterations=60)(seen_photo)
+    bound = short(starts=4, together=4, iterations=60, regularizers=(GroupConsistency(weight=100.0),))(seen_photo)
+    assert bound.history[0] > free.history[0] + 100
+    assert bound.history[-1] < bound.history[0] / 10
+
+
+def test_presets_are_what_their_documentation_says():
+    assert attacks.InvGrad.optimizer == Adam(lr=0.1, schedule=StepDecay())
+    assert attacks.InvGrad.iterations == 4800
+    assert attacks.SAPAG.initialization == Constant(value=0.5)
+    weights = {type(r).__name__: r.weight * 1e-3 for r in attacks.GradInversion.regularizers}
+    wanted = {"TotalVariation": 1e-4, "L2": 1e-6, "BatchNormStatistics": 0.1, "GroupConsistency": 0.01}
+    assert weights == pytest.approx(wanted)
+    assert attacks.GradInversion.starts == attacks.GradInversion.together == 8
+    assert attacks.CPL.initialization == Patterned(parts=2)
+
+
+@pytest.mark.parametrize("k", range(3))
+def test_sapag_and_cpl_on_digits(victim, digits, k):
+    x, y = digits[0][k : k + 1], digits[1][k : k + 1]
+    seen = federated.observe(victim, x, y, declare=["labels"])
+    assert metrics.mse(attacks.SAPAG(seen).inputs, x) < 1e-4
+    assert metrics.mse(attacks.CPL(seen).inputs, x) < 1e-5
+
+
+def test_invgrad_on_a_photograph(photos):
+    x, y = photos
+    seen = federated.observe(models.convnet(), x[:1], y[:1], declare=["labels"])
+    invgrad = dataclasses.replace(attacks.InvGrad, iterations=300)
+    assert metrics.psnr(invgrad(seen).inputs, x[:1]) > 25
+
+
+def test_gradinversion_runs_in_small(photos):
+    x, y = photos
+    seen = federated.observe(models.convnet(batch_norm=True), x[:2], y[:2])
+    small = dataclasses.replace(attacks.GradInversion, starts=2, together=2, iterations=8)
+    result = small(seen)
+    assert result.labels.tolist() == sorted(y[:2].tolist())
+    assert len(result.starts) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"together": 0}, "together"),
+        ({"together": 2, "optimizer": LBFGS()}, "moves one start at a time"),
+        ({"box": (1.0, 0.0)}, "box"),
+        ({"regularizers": (GroupConsistency(weight=1.0),)}, "together: got 1"),
+    ],
+)
+def test_refused_compositions(changes, message):
+    with pytest.raises(ValueError, match=message):
+        short(**changes)

@@ -106,3 +106,25 @@ def test_torchvision_with_its_operators(monkeypatch):
     assert (_torchvision._declared is None) == _torchvision.operators_load()
     monkeypatch.setattr(torch.ops, "load_library", lambda path: None)
     assert _torchvision.operators_load()
+
+
+@pytest.mark.parametrize("name", models.TRAINED)
+def test_trained_victims_are_the_recorded_ones(name):
+    """The stored weights have the recorded checksum and accuracy, and loading them draws nothing."""
+    import hashlib
+    import json
+    from pathlib import Path
+
+    folder = Path(models.__file__).parents[1] / "data" / "weights"
+    record = json.loads((folder / "index.json").read_text())[name]
+    assert hashlib.sha256((folder / f"{name}.pt").read_bytes()).hexdigest() == record["sha256"]
+    assert record["accuracy"] > 0.9
+    model = models.trained(name)
+    untrained = models.TRAINED[name][0]()
+    assert [p.shape for p in model.parameters()] == [p.shape for p in untrained.parameters()]
+    assert any(not torch.equal(a, b) for a, b in zip(model.parameters(), untrained.parameters(), strict=True))
+
+
+def test_unknown_trained_victim():
+    with pytest.raises(ValueError, match="name: got 'vgg'"):
+        models.trained("vgg")

@@ -7,7 +7,7 @@ The rows of the survey's Table 1 stand here under the survey's names, ready to c
 
 from gilearn.attacks.base import Attack, Reconstruction
 from gilearn.attacks.iteration import GradientMatching, Joint
-from gilearn.attacks.iteration.presets import DLG, iDLG
+from gilearn.attacks.iteration.presets import CPL, DLG, SAPAG, GradInversion, InvGrad, iDLG
 from gilearn.attacks.recursion import (
     COPA,
     PPDL_AHE,
@@ -22,13 +22,17 @@ from gilearn.attacks.recursion import (
 
 __all__ = [
     "COPA",
+    "CPL",
     "DLG",
     "PPDL_AHE",
     "PPDL_SPN",
     "RGAP",
+    "SAPAG",
     "SPN",
     "Attack",
+    "GradInversion",
     "GradientMatching",
+    "InvGrad",
     "Joint",
     "Perceptron",
     "PullBack",

@@ -4,7 +4,7 @@ functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -57,7 +57,13 @@ class LocalSteps:
 
 
 def client_gradient(
-    model: nn.Module, x: Tensor, targets: Tensor, *, loss: str = "cross_entropy", create_graph: bool = False
+    model: nn.Module,
+    x: Tensor,
+    targets: Tensor,
+    *,
+    loss: str = "cross_entropy",
+    create_graph: bool = False,
+    functional: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """Return the gradient of the loss over one batch, as FedSGD shares it.
 
@@ -67,6 +73,7 @@ def client_gradient(
         targets: Labels (batch,), or class probabilities (batch, num_classes).
         loss: A key of :data:`LOSSES`.
         create_graph: Keep the result differentiable with respect to ``x`` and ``targets``.
+        functional: Differentiate with ``torch.func``, which ``torch.func.vmap`` and ``torch.compile`` take.
 
     Returns:
         One tensor per parameter: zero where a parameter has no influence, ``None`` where it is not trained.
@@ -74,6 +81,9 @@ def client_gradient(
     Chapter: federated-learning. Source: survey, Eq. (1).
     """
     check_name("loss", loss, LOSSES)
+    if functional:
+        weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        return tuple(_functional_gradient(model, weights, x, targets, loss).values())
     value = LOSSES[loss](model(x), targets)
     return _gradient(value, list(model.parameters()), create_graph)
 
@@ -86,6 +96,7 @@ def client_update(
     *,
     loss: str = "cross_entropy",
     create_graph: bool = False,
+    functional: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """Return what FedAvg shares: the weights before minus the weights after ``local.steps`` steps.
 
@@ -96,21 +107,40 @@ def client_update(
     """
     check_name("loss", loss, LOSSES)
     before = dict(model.named_parameters())
-    after: dict[str, Tensor] = dict(before)
+    after: dict[str, Tensor] = {n: w.detach() for n, w in before.items()} if functional else dict(before)
+    keep = create_graph or functional
     for step in range(local.steps):
         rows = local.rows(step, len(x))
-        value = LOSSES[loss](functional_call(model, after, (x[rows],)), targets[rows])
-        gradients = _gradient(value, list(after.values()), create_graph)
+        if functional:
+            gradients = _functional_gradient(model, after, x[rows], targets[rows], loss)
+        else:
+            value = LOSSES[loss](functional_call(model, after, (x[rows],)), targets[rows])
+            gradients = dict(zip(after, _gradient(value, list(after.values()), create_graph), strict=True))
         stepped = {
-            name: weight if gradient is None else weight - local.lr * gradient
-            for (name, weight), gradient in zip(after.items(), gradients, strict=True)
+            name: weight if (gradient := gradients[name]) is None else weight - local.lr * gradient
+            for name, weight in after.items()
         }
-        after = stepped if create_graph else {n: w.detach().requires_grad_() for n, w in stepped.items()}
-    moved = tuple(weight - after[name] if weight.requires_grad else None for name, weight in before.items())
-    return moved if create_graph else tuple(None if change is None else change.detach() for change in moved)
+        after = stepped if keep else {n: w.detach().requires_grad_() for n, w in stepped.items()}
+    moved = tuple((w.detach() if functional else w) - after[n] if w.requires_grad else None for n, w in before.items())
+    return moved if keep else tuple(None if change is None else change.detach() for change in moved)
 
 
 def _gradient(value: Tensor, parameters: list[Tensor], create_graph: bool) -> tuple[Tensor | None, ...]:
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     gradients = iter(torch.autograd.grad(value, trained, create_graph=create_graph, materialize_grads=True))
     return tuple(next(gradients) if parameter.requires_grad else None for parameter in parameters)
+
+
+def _functional_gradient(
+    model: nn.Module, weights: Mapping[str, Tensor], x: Tensor, targets: Tensor, loss: str
+) -> dict[str, Tensor | None]:
+    """Return the gradient at these weights by name, ``None`` where the model's parameter is not trained."""
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    moving = {name: weight for name, weight in weights.items() if name in trained}
+    fixed = {name: weight.detach() for name, weight in weights.items() if name not in trained}
+
+    def value(moving: dict[str, Tensor]) -> Tensor:
+        return LOSSES[loss](functional_call(model, {**fixed, **moving}, (x,)), targets)
+
+    gradients = torch.func.grad(value)(moving)
+    return {name: gradients.get(name) for name in weights}

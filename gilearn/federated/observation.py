@@ -6,8 +6,7 @@ import copy
 import dataclasses
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from gilearn.federated.checks import as_tensors, check_batch, check_model_takes, check_name, check_shared
 from gilearn.federated.client import LOSSES, LocalSteps, client_gradient, client_update
+from gilearn.federated.norms import batch_norms, recorded_statistics
 
 KNOWLEDGE: Mapping[str, str] = MappingProxyType(
     {
@@ -119,20 +119,24 @@ class Observation:
             )
         return self.knowledge[name]
 
-    def simulate(self, x: Tensor, targets: Tensor, *, create_graph: bool = True) -> tuple[Tensor | None, ...]:
+    def simulate(
+        self, x: Tensor, targets: Tensor, *, create_graph: bool = True, functional: bool = False
+    ) -> tuple[Tensor | None, ...]:
         """Return what the client would have shared, had its data been ``x`` and ``targets``.
 
         Args:
             x: Inputs (batch, *input_shape).
             targets: Labels (batch,), or class probabilities (batch, num_classes).
             create_graph: Keep the result differentiable with respect to both.
+            functional: Differentiate with ``torch.func``, which ``torch.func.vmap`` and ``torch.compile`` take.
 
         Returns:
             One tensor per parameter: zero where a parameter has no influence, ``None`` where it is not trained.
         """
+        how: dict[str, Any] = {"loss": self.loss, "create_graph": create_graph, "functional": functional}
         if self.local is None:
-            return client_gradient(self.model, x, targets, loss=self.loss, create_graph=create_graph)
-        return client_update(self.model, x, targets, self.local, loss=self.loss, create_graph=create_graph)
+            return client_gradient(self.model, x, targets, **how)
+        return client_update(self.model, x, targets, self.local, **how)
 
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Observation:
         """Return the same observation on another device, or in another floating-point type."""
@@ -207,13 +211,13 @@ def observe(
     device = next(client.parameters()).device
     x, y = x.detach().to(device), y.detach().to(device)
     forked = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=forked), _recorded_batch_norm(client) as statistics:
+    with torch.random.fork_rng(devices=forked), recorded_statistics(client) as statistics:
         torch.manual_seed(seed)
         if local is None:
             shared = client_gradient(client, x, y, loss=loss)
         else:
             shared = client_update(client, x, y, local, loss=loss)
-    knowledge = {"labels": y, "batch_norm": tuple(statistics)}
+    knowledge = {"labels": y, "batch_norm": tuple((m.detach(), v.detach()) for m, v in statistics)}
     return Observation(
         model=model,
         shared=shared,
@@ -304,38 +308,13 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> Observation:
     return Observation(model=model, shared=tuple(content["shared"]), local=local, **fields)
 
 
-@contextmanager
-def _recorded_batch_norm(model: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Record the statistics of every batch normalization's input, at its first use."""
-    recorded: list[tuple[Tensor, Tensor]] = []
-    seen: set[nn.Module] = set()
-
-    def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if module not in seen:
-            seen.add(module)
-            x = inputs[0].detach()
-            axes = [axis for axis in range(x.ndim) if axis != 1]
-            recorded.append((x.mean(axes), x.var(axes, correction=0)))
-
-    handles = [m.register_forward_pre_hook(record) for m in model.modules() if isinstance(m, _BATCH_NORM)]
-    try:
-        yield recorded
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-
-
 def _frozen_copy(model: nn.Module) -> nn.Module:
     """Copy a model so that no forward pass changes its buffers: a layer in train mode uses its batch's statistics,
     keeps none.
     """
     model = copy.deepcopy(model)
-    for module in model.modules():
-        if isinstance(module, _BATCH_NORM):
-            module.track_running_stats = False
+    for module in batch_norms(model):
+        module.track_running_stats = False
     return model
 
 

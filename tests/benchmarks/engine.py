@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from gilearn import attacks, data, federated, models
-from gilearn.attacks.iteration.matching import _Start
+from gilearn.attacks.iteration.matching import _Starts
 
 ROUNDS = 300
 
@@ -35,9 +35,9 @@ def main() -> None:
 
 
 def ratio(seen: federated.Observation) -> float:
-    start = _Start(attacks.DLG, seen, None, torch.Generator().manual_seed(0), float("inf"), keep=False)
+    start = _Starts(attacks.DLG, seen, None, torch.Generator().manual_seed(0), 1, float("inf"), keep=False)
     model, shared, parameters = seen.model, seen.shared, list(seen.model.parameters())
-    inputs, logits = (v.detach().clone().requires_grad_() for v in start.variables)
+    inputs, logits = (v[0].detach().clone().requires_grad_() for v in start.variables)
 
     def by_hand() -> None:
         loss = F.cross_entropy(model(inputs), logits.softmax(1))

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 Gradients = Sequence[Tensor | None]
@@ -28,12 +29,128 @@ class Distance(Protocol):
 class Euclidean:
     """The sum of squared differences over all entries: the survey's Eq. (1).
 
-    Chapter: deep-leakage. Source: zhu2019.
+    Args:
+        squared: ``False`` adds up the norms of the tensors' differences instead, as GradInversion does: far from the
+            solution large tensors count less, and near it the objective has a kink.
+
+    Chapter: deep-leakage, distances. Source: zhu2019; yin2021 for the norms.
+    """
+
+    squared: bool = True
+
+    def __call__(self, simulated: Gradients, shared: Gradients) -> Tensor:
+        """Return the distance, a scalar."""
+        if self.squared:
+            return total((a - b).square().sum() for a, b in pairs(simulated, shared))
+        return total(torch.linalg.vector_norm(a - b) for a, b in pairs(simulated, shared))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manhattan:
+    """The sum of absolute differences over all entries, l1: what Laplace noise on a gradient calls for.
+
+    Chapter: distances. Source: balunovic2022.
     """
 
     def __call__(self, simulated: Gradients, shared: Gradients) -> Tensor:
-        """Return the squared Euclidean distance, a scalar."""
-        return total((a - b).square().sum() for a, b in pairs(simulated, shared))
+        """Return the distance, a scalar."""
+        return total((a - b).abs().sum() for a, b in pairs(simulated, shared))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine:
+    """One less the cosine between the two gradients, taken as one long vector each: InvGrad's.
+
+    The length of the gradient does not count, only its direction.
+
+    Chapter: distances. Source: geiping2020.
+    """
+
+    def __call__(self, simulated: Gradients, shared: Gradients) -> Tensor:
+        """Return the distance, a scalar from 0 to 2; 1 where one of the two is zero."""
+        both = list(pairs(simulated, shared))
+        inner = total((a * b).sum() for a, b in both)
+        lengths = _norm([a for a, _ in both]) * _norm([b for _, b in both])
+        return 1 - inner / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerwiseCosine:
+    """The mean over the tensors of one less their cosine: not :class:`Cosine`, with which it is often mixed up.
+
+    Small tensors, the biases for instance, count as much as large ones, and the lengths of the tensors relative to each
+    other are lost.
+
+    Chapter: distances.
+    """
+
+    def __call__(self, simulated: Gradients, shared: Gradients) -> Tensor:
+        """Return the distance, a scalar from 0 to 2."""
+        both = list(pairs(simulated, shared))
+        one = Cosine()
+        return total(one([a], [b]) for a, b in both) / len(both)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianKernel:
+    """SAPAG's distance: per tensor, one less a Gaussian kernel of the difference.
+
+    For every tensor the term is 1 - exp(-d / (width x variance)), with the shared tensor's variance over its entries,
+    and d the mean of the squared differences, or their sum. The sum underflows: far from the solution the exponential
+    is zero, the term one and its derivative exactly zero.
+
+    Args:
+        width: Widens the kernel, positive.
+        reduction: ``"mean"`` or ``"sum"`` over a tensor's entries.
+        floor: Variances below this are taken for it, positive: a bias of one entry has none.
+
+    Raises:
+        ValueError: A number is not positive, or the reduction is unknown.
+
+    Chapter: distances. Source: wang2020; the closed form is our reading of the abstract, and tensors weigh the same
+    here, since the paper's weights are not known to us.
+    """
+
+    width: float = 1.0
+    reduction: str = "mean"
+    floor: float = 1e-12
+
+    def __post_init__(self) -> None:
+        for name in ("width", "floor"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}, wanted a positive number")
+        if self.reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction: got {self.reduction!r}, wanted 'mean' or 'sum'")
+
+    def __call__(self, simulated: Gradients, shared: Gradients) -> Tensor:
+        """Return the distance, a scalar from 0 to the number of tensors."""
+        return total(self._term(a, b) for a, b in pairs(simulated, shared))
+
+    def _term(self, a: Tensor, b: Tensor) -> Tensor:
+        squares = (a - b).square()
+        gap = squares.mean() if self.reduction == "mean" else squares.sum()
+        variance = b.var(correction=0).clamp(min=self.floor)
+        return -torch.expm1(-gap / (self.width * variance))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masked:
+    """Another distance, over those entries only that are not zero in the shared gradient: for pruned gradients.
+
+    A pruned entry says nothing about the client's value, except that it was small.
+
+    Args:
+        distance: The distance to take.
+
+    Chapter: distances. Source: zhu2019, section 5, for the pruning.
+    """
+
+    distance: Distance = Euclidean()
+
+    def __call__(self, simulated: Gradients, shared: Gradients) -> Tensor:
+        """Return the distance of the entries that were kept, a scalar."""
+        kept = [None if a is None or b is None else a * (b != 0) for a, b in zip(simulated, shared, strict=True)]
+        return self.distance(kept, shared)
 
 
 def pairs(simulated: Gradients, shared: Gradients) -> Iterator[tuple[Tensor, Tensor]]:
@@ -49,3 +166,9 @@ def total(terms: Iterable[Tensor]) -> Tensor:
     for term in rest:
         first = first + term
     return first
+
+
+def _norm(tensors: list[Tensor]) -> Tensor:
+    """Return the norm of all entries together; its derivative at zero is zero."""
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors]))
+    return norm

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -62,3 +62,78 @@ class Uniform:
     def __call__(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Draw a float64 tensor of that shape."""
         return self.low + (self.high - self.low) * torch.rand(shape, generator=generator, dtype=torch.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant:
+    """The same value everywhere, or one per channel: gray, black, white, red, green, blue.
+
+    Args:
+        value: The value, or a tuple of one per channel.
+
+    Raises:
+        ValueError: When called: the shape has other channels.
+
+    Chapter: initialization. Source: wang2020 for gray, wei2020cpl for the colours.
+    """
+
+    value: float | tuple[float, ...] = 0.5
+
+    def __call__(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Return a float64 tensor of that shape."""
+        if not isinstance(self.value, tuple):
+            return torch.full(shape, self.value, dtype=torch.float64)
+        if len(shape) < 2 or shape[1] != len(self.value):
+            raise ValueError(f"value: got {len(self.value)} values, wanted one per channel of {shape}")
+        values = torch.tensor(self.value, dtype=torch.float64)
+        return values.view(1, -1, *[1] * (len(shape) - 2)).expand(shape).clone()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patterned:
+    """A uniform random tile, repeated to fill the picture: CPL's geometric initialization.
+
+    Args:
+        parts: Tiles along each side, from 1: 2, 4 and 8 in the released code.
+
+    Raises:
+        ValueError: ``parts`` is below 1. When called: the shape is not one of pictures.
+
+    Chapter: initialization. Source: wei2020cpl.
+    """
+
+    parts: int = 2
+
+    def __post_init__(self) -> None:
+        if self.parts < 1:
+            raise ValueError(f"parts: got {self.parts}, wanted at least 1")
+
+    def __call__(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Draw a float64 tensor of that shape, (batch, channels, height, width)."""
+        if len(shape) != 4:
+            raise ValueError(f"shape: got {shape}, wanted that of pictures (batch, channels, height, width)")
+        height, width = (-(-side // self.parts) for side in shape[2:])
+        tile = torch.rand(*shape[:2], height, width, generator=generator, dtype=torch.float64)
+        return tile.repeat(1, 1, self.parts, self.parts)[..., : shape[2], : shape[3]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """Another picture: the attacker's guess at what the client might have.
+
+    Args:
+        picture: One picture (channels, height, width), or one per example (batch, channels, height, width).
+
+    Raises:
+        ValueError: When called: the shapes do not fit.
+
+    Chapter: initialization. Source: wei2020cpl.
+    """
+
+    picture: Tensor = field(repr=False)
+
+    def __call__(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Return a float64 tensor of that shape."""
+        if tuple(self.picture.shape) not in (shape, shape[1:]):
+            raise ValueError(f"picture: got shape {tuple(self.picture.shape)}, wanted {shape[1:]} or {shape}")
+        return self.picture.double().expand(shape).clone()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gilearn.attacks.base import Reconstruction, residual
-from gilearn.attacks.iteration.distances import Distance, Euclidean
+from gilearn.attacks.iteration.distances import Distance, Euclidean, total
 from gilearn.attacks.iteration.initialization import Gaussian, Initialization
 from gilearn.attacks.iteration.optimizers import LBFGS, Optimizer
+from gilearn.attacks.iteration.regularizers import GroupConsistency, Guess, Regularizer
 from gilearn.attacks.labels import LabelRule
 from gilearn.federated import Observation
 
@@ -44,18 +46,24 @@ class GradientMatching:
         initialization: Draws the inputs that the search starts from.
         labels: ``Joint()``, or a rule that reads the labels off the observation first.
         distance: Between the simulated and the shared gradient.
+        regularizers: What else is known of the inputs; added to the distance.
         optimizer: Moves the inputs.
         iterations: Steps of the optimizer per start, from 1.
         starts: At most how many times to start, from 1. A start that reaches ``tolerance`` ends the search; one that
             diverges or stalls gives way to the next. The start with the least distance is returned.
+        together: How many starts to run at a time, as one batched computation, from 1; needs an optimizer that is
+            separable, and memory for as many.
+        box: Least and largest value; the inputs are clipped to it after every step. ``None``: no projection.
+        compiled: Compile the distance and its derivative with ``torch.compile``: up to a minute at first, faster
+            afterwards. What the compiler makes of it is compared with the plain computation at the start.
         tolerance: Reached when the distance falls below this share of the distance between the shared gradient and
             zero.
-        patience: A start has stalled when more than this many iterations in a row lowered its least distance by less
+        patience: A start has stalled when more than this many iterations in a row lowered its least objective by less
             than 0.1 % each; ``None``: never.
         dtype: Floating-point type to compute in; ``None`` for the model's. Line searches want float64.
 
     Raises:
-        ValueError: A number is out of range.
+        ValueError: A number is out of range, or the optimizer or a regularizer does not fit ``together``.
 
     Chapter: anatomy. Source: survey, section 2.1.
     """
@@ -63,17 +71,27 @@ class GradientMatching:
     initialization: Initialization = Gaussian()
     labels: LabelRule | Joint = Joint()
     distance: Distance = Euclidean()
+    regularizers: tuple[Regularizer, ...] = ()
     optimizer: Optimizer = LBFGS()
     iterations: int = 300
     starts: int = 1
+    together: int = 1
+    box: tuple[float, float] | None = None
+    compiled: bool = False
     tolerance: float = 0.0
     patience: int | None = None
     dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("iterations", 1), ("starts", 1), ("tolerance", 0)):
+        for name, least in (("iterations", 1), ("starts", 1), ("together", 1), ("tolerance", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: got {getattr(self, name)}, wanted at least {least}")
+        if self.box is not None and not self.box[0] < self.box[1]:
+            raise ValueError(f"box: got {self.box}, wanted a lower and a higher end")
+        if self.together > 1 and not self.optimizer.separable:
+            raise ValueError(f"together: got {self.together}, and {self.optimizer} moves one start at a time")
+        if self.together == 1 and any(isinstance(r, GroupConsistency) for r in self.regularizers):
+            raise ValueError("together: got 1, and GroupConsistency compares starts that run together")
 
     def __call__(
         self,
@@ -94,25 +112,30 @@ class GradientMatching:
             time_limit: Seconds after which the best so far is returned.
 
         Raises:
-            ValueError: The labels cannot be had by the chosen rule, or the loss allows no joint labels.
+            ValueError: The labels cannot be had by the chosen rule, the loss allows no joint labels, or a regularizer
+                asks for what is not declared.
+
+        Warns:
+            RuntimeWarning: The compiled computation differs from the plain one, which is used instead.
         """
         began = time.perf_counter()
         labels = _labels(self.labels, seen)
         working = seen if self.dtype in (None, seen.dtype) else seen.to(dtype=self.dtype)
         deadline = math.inf if time_limit is None else began + time_limit
         generator = torch.Generator().manual_seed(seed)
-        best: _Start | None = None
-        starts: list[Mapping[str, Any]] = []
-        for _ in range(self.starts):
-            start = _Start(self, working, labels, generator, deadline, keep=snapshots > 0)
-            start.run(progress)
-            starts.append({"distance": start.best, "evaluations": len(start.history), "stopped": start.stopped})
-            if best is None or start.best < best.best:
-                best = start
-            if start.stopped in ("tolerance", "time limit"):
+        best: _Starts | None = None
+        logs: list[Mapping[str, Any]] = []
+        while len(logs) < self.starts:
+            lanes = min(self.together, self.starts - len(logs))
+            starts = _Starts(self, working, labels, generator, lanes, deadline, keep=snapshots > 0)
+            starts.run(progress)
+            logs += starts.log()
+            if best is None or starts.distance < best.distance:
+                best = starts
+            if starts.stopped in ("tolerance", "time limit"):
                 break
         assert best is not None  # there is at least one start
-        inputs, targets = best.kept
+        inputs, targets = best.kept[0][best.lane], best.kept[1][best.lane]
         return Reconstruction(
             inputs=inputs.to(seen.dtype),
             labels=targets if labels is not None else targets.argmax(dim=1),
@@ -120,14 +143,17 @@ class GradientMatching:
             seconds=time.perf_counter() - began,
             attack=repr(self),
             seed=seed,
-            history=torch.tensor(best.history, dtype=torch.float64),
-            snapshots=_thinned(best.frames, snapshots),
-            starts=tuple(starts),
+            history=torch.tensor([row[best.lane] for row in best.history], dtype=torch.float64),
+            snapshots=_thinned([(k, frame[best.lane]) for k, frame in best.frames], snapshots),
+            starts=tuple(logs),
         )
 
 
-class _Start:
-    """One start of the search: its variables, and what is remembered of the way."""
+class _Starts:
+    """One or several starts that run together: their variables, and what is remembered of the way.
+
+    Every variable has the starts in front: (starts, batch, ...).
+    """
 
     def __init__(
         self,
@@ -135,45 +161,68 @@ class _Start:
         seen: Observation,
         labels: Tensor | None,
         generator: torch.Generator,
+        lanes: int,
         deadline: float,
         *,
         keep: bool,
     ) -> None:
-        self.attack, self.seen, self.deadline, self.keep = attack, seen, deadline, keep
-        self.inputs = self._drawn(attack.initialization, seen.input_shape, generator)
-        self.variables = [self.inputs]
-        self.labels = labels
-        if isinstance(attack.labels, Joint):
-            self.logits = self._drawn(attack.labels.initialization, (seen.num_classes,), generator)
-            self.variables.append(self.logits)
+        self.attack, self.seen, self.labels, self.deadline, self.keep = attack, seen, labels, deadline, keep
+        self.generator, self.lanes = generator, lanes
+        drawn = []
+        for _ in range(lanes):
+            drawn.append([self._drawn(attack.initialization, seen.input_shape)])
+            if isinstance(attack.labels, Joint):
+                drawn[-1].append(self._drawn(attack.labels.initialization, (seen.num_classes,)))
+        self.variables = [torch.stack(variable).requires_grad_() for variable in zip(*drawn, strict=True)]
+        self.measure = self._plain if lanes == 1 and not attack.compiled else self._functional()
         nothing = [None if g is None else torch.zeros_like(g) for g in seen.shared]
         self.scale = float(attack.distance(nothing, seen.shared)) or 1.0
-        self.best = math.inf
-        self.kept = (self.inputs.detach().clone(), self.targets().detach().clone())
-        self.history: list[float] = []
+        self.best, self.distances = [math.inf] * lanes, [math.inf] * lanes
+        self.kept = (self.variables[0].detach().clone(), self._targets(self.variables).detach().clone())
+        self.consensus: Tensor | None = None
+        self.iteration = 0
+        self.history: list[list[float]] = []
         self.frames: list[tuple[int, Tensor]] = []
         self.stopped = "budget"
 
-    def _drawn(self, initialization: Initialization, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        drawn = initialization((self.seen.batch_size, *shape), generator)
-        return drawn.to(self.seen.device, self.seen.dtype).requires_grad_()
+    def _drawn(self, initialization: Initialization, shape: tuple[int, ...]) -> Tensor:
+        return initialization((self.seen.batch_size, *shape), self.generator).to(self.seen.device, self.seen.dtype)
 
-    def targets(self) -> Tensor:
-        """Return the labels, or the class probabilities that are being optimized."""
-        return self.logits.softmax(dim=1) if self.labels is None else self.labels
+    def _targets(self, variables: Sequence[Tensor]) -> Tensor:
+        """Return labels, or the class probabilities that are being optimized, for all starts."""
+        if self.labels is None:
+            return variables[1].softmax(dim=-1)
+        return self.labels.expand(self.lanes, *self.labels.shape)
+
+    @property
+    def lane(self) -> int:
+        """The start with the least distance."""
+        return min(range(self.lanes), key=self.distances.__getitem__)
+
+    @property
+    def distance(self) -> float:
+        """The least distance."""
+        return min(self.distances)
+
+    def log(self) -> list[Mapping[str, Any]]:
+        """Return one record per start."""
+        return [{"distance": d, "evaluations": len(self.history), "stopped": self.stopped} for d in self.distances]
 
     def run(self, progress: bool) -> None:
         """Take the optimizer's steps until one of the reasons to stop."""
-        optimizer = self.attack.optimizer.build(self.variables)
-        patience = self.attack.iterations if self.attack.patience is None else self.attack.patience
+        attack = self.attack
+        mover = attack.optimizer.build(self.variables, iterations=attack.iterations, generator=self.generator)
+        patience = attack.iterations if attack.patience is None else attack.patience
         idle = 0
-        bar = tqdm(range(self.attack.iterations), disable=not progress, desc="matching", unit="it")
+        bar = tqdm(range(attack.iterations), disable=not progress, desc="matching", unit="it")
         try:
-            for _ in bar:
-                before = self.best
-                optimizer.step(self.evaluate)  # type: ignore[arg-type]
-                bar.set_postfix(distance=f"{self.best:.2e}", refresh=False)
-                idle = 0 if self.best < 0.999 * before else idle + 1
+            for self.iteration in bar:
+                before = min(self.best)
+                mover.step(self.evaluate)
+                if attack.box is not None:
+                    self.variables[0].data.clamp_(*attack.box)
+                bar.set_postfix(distance=f"{self.distance:.2e}", refresh=False)
+                idle = 0 if min(self.best) < 0.999 * before else idle + 1
                 if idle > patience:
                     raise _Stop("stalled")
         except _Stop as stop:
@@ -181,28 +230,101 @@ class _Start:
         finally:
             bar.close()
         if self.keep and self.frames[-1][0] < len(self.history) - 1:
-            self.frames.append((len(self.history) - 1, self.kept[0]))
+            self.frames.append((len(self.history) - 1, self.kept[0].clone()))
 
     def evaluate(self) -> Tensor:
         """Return the objective, with its derivatives in the variables; remember the best."""
-        targets = self.targets()
-        simulated = self.seen.simulate(self.inputs, targets)
-        objective = self.attack.distance(simulated, self.seen.shared)
-        for variable, derivative in zip(self.variables, torch.autograd.grad(objective, self.variables), strict=True):
+        distances, derivatives = self.measure(*self.variables)
+        objectives = distances
+        if self.attack.regularizers:
+            penalties, slopes = self._penalties()
+            objectives = distances + penalties
+            derivatives = [a + b for a, b in zip(derivatives, slopes, strict=True)]
+        for variable, derivative in zip(self.variables, derivatives, strict=True):
             variable.grad = derivative
-        value = float(objective.detach())
-        self.history.append(value)
-        if value < self.best:
-            self.best, self.kept = value, (self.inputs.detach().clone(), targets.detach().clone())
+        self._remember(objectives.tolist(), distances.tolist())
+        return objectives.sum()
+
+    def _plain(self, *variables: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+        """Return the distance of a single start, and its derivatives."""
+        simulated = self.seen.simulate(variables[0][0], self._targets(variables)[0])
+        distance = self.attack.distance(simulated, self.seen.shared)
+        return distance.detach()[None], torch.autograd.grad(distance, variables)
+
+    def _functional(self) -> Callable[..., tuple[Tensor, Sequence[Tensor]]]:
+        """Return a function of the variables that gives every start's distance, and the derivatives."""
+        seen, labels, distance = self.seen, self.labels, self.attack.distance
+
+        def one(*variables: Tensor) -> Tensor:
+            targets = variables[1].softmax(dim=-1) if labels is None else labels
+            return distance(seen.simulate(variables[0], targets, functional=True), seen.shared)
+
+        each = torch.func.grad_and_value(one, argnums=tuple(range(len(self.variables))))
+        if self.lanes > 1:
+            each = torch.func.vmap(each)
+        if self.attack.compiled:
+            each = self._compiled(each)
+
+        def measure(*variables: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+            derivatives, values = each(*self._taken(variables))
+            if self.lanes > 1:
+                return values, derivatives
+            return values[None], [derivative[None] for derivative in derivatives]
+
+        return measure
+
+    def _taken(self, variables: Sequence[Tensor]) -> list[Tensor]:
+        """Return the variables as the functional form takes them: without the axis of starts if there is one start."""
+        detached = [variable.detach() for variable in variables]
+        return detached if self.lanes > 1 else [variable[0] for variable in detached]
+
+    def _compiled(self, each: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the compiled function if it computes at the start what the plain one does: not all compilers do."""
+        compiled = torch.compile(each, dynamic=False)
+        given = self._taken(self.variables)
+        (slopes, values), (wanted_slopes, wanted) = compiled(*given), each(*given)
+        for a, b in zip([values, *slopes], [wanted, *wanted_slopes], strict=True):
+            if not float((a - b).norm()) <= 1e-2 * float(b.norm()):
+                warnings.warn(
+                    "compiled: torch.compile gives another derivative than PyTorch here; going on uncompiled",
+                    RuntimeWarning,
+                    stacklevel=5,
+                )
+                return each
+        return compiled
+
+    def _penalties(self) -> tuple[Tensor, Sequence[Tensor]]:
+        """Return the regularizers' sum for every start, and its derivatives."""
+        attack, inputs, targets = self.attack, self.variables[0], self._targets(self.variables)
+        for regularizer in attack.regularizers:
+            if isinstance(regularizer, GroupConsistency):
+                progress = self.iteration / attack.iterations
+                self.consensus = regularizer.consensus(inputs, progress, self.iteration, self.consensus)
+        guesses = [
+            Guess(seen=self.seen, inputs=x, targets=y, consensus=self.consensus)
+            for x, y in zip(inputs, targets, strict=True)
+        ]
+        penalties = torch.stack([total(r(guess) for r in attack.regularizers) for guess in guesses])
+        slopes = torch.autograd.grad(penalties.sum(), self.variables, allow_unused=True, materialize_grads=True)
+        return penalties.detach(), slopes
+
+    def _remember(self, objectives: list[float], distances: list[float]) -> None:
+        self.history.append(objectives)
+        better = [k for k in range(self.lanes) if objectives[k] < self.best[k]]
+        if better:
+            targets = self._targets(self.variables)
+            for k in better:
+                self.best[k], self.distances[k] = objectives[k], distances[k]
+                self.kept[0][k], self.kept[1][k] = self.variables[0][k].detach(), targets[k].detach()
         if self.keep and _on_grid(len(self.history) - 1):
-            self.frames.append((len(self.history) - 1, self.kept[0]))
-        if not math.isfinite(value) or value > 1e6 * self.history[0]:
+            self.frames.append((len(self.history) - 1, self.kept[0].clone()))
+        first = self.history[0]
+        if not any(math.isfinite(v) and v <= 1e6 * abs(w) for v, w in zip(objectives, first, strict=True)):
             raise _Stop("diverged")
-        if value <= self.attack.tolerance * self.scale:
+        if self.distance <= self.attack.tolerance * self.scale:
             raise _Stop("tolerance")
         if time.perf_counter() > self.deadline:
             raise _Stop("time limit")
-        return objective
 
 
 class _Stop(Exception):

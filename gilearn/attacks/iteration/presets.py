@@ -8,10 +8,17 @@ from __future__ import annotations
 import torch
 
 from gilearn.attacks import labels
-from gilearn.attacks.iteration.distances import Euclidean
-from gilearn.attacks.iteration.initialization import Gaussian
+from gilearn.attacks.iteration.distances import Cosine, Euclidean, GaussianKernel
+from gilearn.attacks.iteration.initialization import Constant, Gaussian, Patterned
 from gilearn.attacks.iteration.matching import GradientMatching, Joint
-from gilearn.attacks.iteration.optimizers import LBFGS
+from gilearn.attacks.iteration.optimizers import LBFGS, Adam, AdamW, StepDecay, WarmupCosine
+from gilearn.attacks.iteration.regularizers import (
+    L2,
+    BatchNormStatistics,
+    GroupConsistency,
+    LabelConsistency,
+    TotalVariation,
+)
 
 DLG = GradientMatching(
     initialization=Gaussian(),
@@ -52,4 +59,86 @@ Ours adds what it adds to DLG, and takes the paper's inner-product rule for the 
 upset.
 
 Chapter: labels-single. Source: zhao2020.
+"""
+
+CPL = GradientMatching(
+    initialization=Patterned(parts=2),
+    labels=labels.IDLG(),
+    distance=Euclidean(),
+    regularizers=(LabelConsistency(weight=1.0),),
+    optimizer=LBFGS(),
+    iterations=300,
+    starts=3,
+    tolerance=1e-12,
+    patience=3,
+    dtype=torch.float64,
+)
+"""The client privacy leakage framework (Wei et al., 2020): a patterned start and a term for the label.
+
+Survey: Geometric, 128x128, batch 8, l2 distance, L-BFGS, R_y. The released code starts from one random tile, repeated
+two by two, takes the label by the row-sum shortcut, and compares the prediction with the model's output for the
+*private* picture; its 128-pixel notebook uses AdamW, and its "batch" attacks every example's own gradient. Ours
+compares with the extracted label, and adds what it adds to DLG.
+
+Chapter: initialization. Source: wei2020cpl.
+"""
+
+InvGrad = GradientMatching(
+    initialization=Gaussian(),
+    labels=labels.Declared(),
+    distance=Cosine(),
+    regularizers=(TotalVariation(weight=1e-2),),
+    optimizer=Adam(lr=0.1, schedule=StepDecay()),
+    iterations=4800,
+    box=(0.0, 1.0),
+)
+"""Inverting Gradients (Geiping et al., 2020): cosine distance, total variation, Adam, inputs kept in their box.
+
+Survey: Gaussian, 224x224, ResNet, batch 8 (100), cosine, Adam, TV. The labels are assumed known. The released code's
+defaults: learning rate 0.1 that falls at 3/8, 5/8 and 7/8 of 4,800 iterations, TV weight 0.1, one start, derivatives
+not signed; its command line signs them, with TV 1e-4 and 24,000 iterations for large pictures. Ours takes the defaults
+with TV 1e-2, which is better on the untrained networks of this book; 300 iterations often do.
+
+Chapter: regularizers. Source: geiping2020.
+"""
+
+SAPAG = GradientMatching(
+    initialization=Constant(value=0.5),
+    labels=labels.Declared(),
+    distance=GaussianKernel(width=1.0),
+    optimizer=AdamW(lr=0.05),
+    iterations=400,
+)
+"""Self-adaptive privacy attack (Wang et al., 2020): a Gaussian kernel per tensor, from a constant start, with AdamW.
+
+Survey: constant, 224x224, ResNet, batch 8, Gaussian kernel, AdamW. There is no public code, and the abstract leaves the
+kernel's width, the tensors' weights and the learning rate open: width, rate and iterations here are ours.
+
+Chapter: distances. Source: wang2020.
+"""
+
+GradInversion = GradientMatching(
+    initialization=Gaussian(),
+    labels=labels.Yin(),
+    distance=Euclidean(squared=False),
+    regularizers=(
+        TotalVariation(weight=1e-4 / 1e-3),
+        L2(weight=1e-6 / 1e-3),
+        BatchNormStatistics(weight=0.1 / 1e-3),
+        GroupConsistency(weight=0.01 / 1e-3, register=True),
+    ),
+    optimizer=Adam(lr=0.1, schedule=WarmupCosine(warmup=50), noise=0.2),
+    iterations=20_000,
+    starts=8,
+    together=8,
+)
+"""See through Gradients (Yin et al., 2021): labels first, then gradient, fidelity and group consistency.
+
+Survey: Gaussian, 224x224, ResNet, batch 48, l2 distance, Adam, fidelity and group. The paper weighs the gradient's
+term by 1e-3, TV by 1e-4, the norm by 1e-6, the batch-norm statistics by 0.1 and the group by 0.01; all of them are
+divided by the gradient's weight here. Eight starts; Adam with learning rate 0.1, 50 iterations of warm-up and a cosine
+over 20,000; Langevin noise of 0.2 times the learning rate. There is no public code; re-implementations disagree on
+every constant. Ours registers by whole pixels where the paper uses RANSAC-flow, and takes the running statistics.
+
+Chapter: regularizers. Source: yin2021.
 """
