@@ -205,3 +205,21 @@ def test_what_the_rules_cannot_do(many_digits):
 def test_refused_settings(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_idlg_does_not_guess_when_rounding_leaves_one_row(digits):
+    """A network that is certain: where the label's own row is rounded away, the rule refuses or is right."""
+    x, y = digits
+    answers = []
+    for factor in (30, 100):
+        sharp = models.trained("mlp-digits")
+        with torch.no_grad():
+            sharp[-1].weight *= factor
+            sharp[-1].bias *= factor
+        for k in range(64):
+            try:
+                answers.append(int(labels.IDLG()(federated.observe(sharp, x[k : k + 1], y[k : k + 1]))) == int(y[k]))
+            except ValueError:
+                continue
+    assert answers
+    assert all(answers)

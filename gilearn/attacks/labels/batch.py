@@ -1,78 +1,14 @@
-"""Label extraction (survey, section 2.1.1): read the labels off the gradient of the last fully connected layer.
-
-With cross-entropy, row c of that layer's weight gradient is the batch mean of (p_c - [y = c]) h: the probability of
-class c, less one for the examples that have it, times the features h. All rules live on that sign. They compute in
-float64 and return a batch's labels in ascending order, since no gradient knows the order of its examples. An update
-after local steps is read as the mean gradient of these steps.
-"""
+"""Batches: their labels from minima and sums of the last layer's rows, or from a linear system in the counts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from scipy.optimize import linprog, lsq_linear
-from torch import Tensor, nn
+from torch import Tensor
 
+from gilearn.attacks.labels.base import last_linear, rows
 from gilearn.federated import Observation
-
-
-@runtime_checkable
-class LabelRule(Protocol):
-    """Anything that reads the labels of a batch off an observation."""
-
-    def __call__(self, seen: Observation) -> Tensor:
-        """Return the labels (batch,), int64, or raise a ``ValueError`` that says why this rule cannot."""
-        ...
-
-
-@dataclass(frozen=True)
-class Declared:
-    """The labels that the threat model hands to the attacker: no extraction at all. Chapter: deep-leakage."""
-
-    def __call__(self, seen: Observation) -> Tensor:
-        """Return the declared labels, or raise a ``ValueError`` if the observation declares none."""
-        labels: Tensor = seen.known("labels")
-        return labels
-
-
-@dataclass(frozen=True)
-class IDLG:
-    """The label of a single example from the signs of inner products, as iDLG extracts it.
-
-    With one example every row of the last layer's weight gradient is a multiple of the same features, and only the true
-    class has a negative factor: its row is the one whose inner products with all others are not positive.
-
-    Chapter: deep-leakage, labels-single. Source: zhao2020; survey, section 2.1.1.
-    """
-
-    def __call__(self, seen: Observation) -> Tensor:
-        """Return the label, shape (1,), int64.
-
-        Raises:
-            ValueError: There is more than one example, the gradient of the last layer is withheld or zero, or not
-                exactly one class fits (soft labels, noise; two classes without a bias).
-        """
-        if seen.batch_size != 1:
-            raise ValueError(f"seen: got a batch of {seen.batch_size}; iDLG's rule is for one example")
-        weight, bias = last_layer(seen)
-        if seen.loss == "logistic":
-            return _negative(bias).long()
-        if weight is None:
-            raise ValueError("seen: the weight gradient of the last layer is withheld, and iDLG's rule reads it")
-        rows = weight.double()
-        products = rows @ rows.T
-        products.fill_diagonal_(-torch.inf)
-        fits = (products <= 0).all(dim=1) & (rows != 0).any(dim=1)
-        if int(fits.sum()) == 2 and bias is not None:  # two rows that point apart: only their bias tells which is which
-            fits &= _negative(bias)
-        if int(fits.sum()) != 1:
-            raise ValueError(
-                f"seen: {int(fits.sum())} classes fit iDLG's rule, wanted one (soft labels? noise? two classes?)"
-            )
-        return fits.nonzero().flatten()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +34,7 @@ class Yin:
             ValueError: There are more examples than classes, the last layer's weight gradient is withheld, or, if
                 strict, fewer classes than examples have negative entries (repeats), or more (features of both signs).
         """
-        least = _rows(seen).min(dim=1).values
+        least = rows(seen).min(dim=1).values
         if seen.batch_size > len(least):
             raise ValueError(
                 f"seen: got {seen.batch_size} examples of {len(least)} classes; this rule finds no repeats"
@@ -131,7 +67,7 @@ class LLG:
         Raises:
             ValueError: The last layer's weight gradient is withheld, or no class has a negative sum.
         """
-        sums = _rows(seen).sum(dim=1)
+        sums = rows(seen).sum(dim=1)
         impact, offset = self.calibration(seen, sums)
         return _dealt(sums, impact, offset, seen.batch_size)
 
@@ -212,8 +148,8 @@ class LLGPlus(LLGStar):
 
     def inputs(self, seen: Observation, label: int, generator: torch.Generator) -> Tensor:
         """Return a batch of that class."""
-        rows = (self.labels == label).nonzero().flatten()
-        return self.examples[rows[torch.randint(len(rows), (seen.batch_size,), generator=generator)]]
+        own = (self.labels == label).nonzero().flatten()
+        return self.examples[own[torch.randint(len(own), (seen.batch_size,), generator=generator)]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,98 +170,7 @@ class ILRG:
         """
         system, right = counts_system(seen)
         counts = torch.linalg.pinv(system) @ right
-        return _labels_of(_rounded(counts.clamp(min=0), seen.batch_size))
-
-
-@dataclass(frozen=True, kw_only=True)
-class RLG:
-    """The classes that occur, from the row space of the gradient: Revealing Labels from Gradients (Dang et al., 2021).
-
-    The weight gradient of the last layer is (derivatives of the logits) x (features). Its row space is that of the
-    derivatives, whatever the features' signs; and every example's derivative is negative at its own label alone. So a
-    class occurs if some vector of the row space is negative there and nowhere else, which a linear program decides.
-
-    It needs fewer examples than classes and features: S examples, time steps or local steps' examples in all, with
-    S < min(features, classes - 1).
-
-    Args:
-        tolerance: Singular values below this share of the largest count as zero.
-
-    Raises:
-        ValueError: ``tolerance`` is not between 0 and 1.
-
-    Chapter: labels-bag-of-words. Source: dang2021. Component: ``scipy.optimize.linprog`` (HiGHS).
-    """
-
-    tolerance: float = 1e-5
-
-    def __post_init__(self) -> None:
-        if not 0 < self.tolerance < 1:
-            raise ValueError(f"tolerance: got {self.tolerance}, wanted between 0 and 1")
-
-    def __call__(self, seen: Observation) -> Tensor:
-        """Return the labels (batch,), int64, ascending.
-
-        Where a class repeats, the counts are those that explain the bias gradient best, as in :class:`ILRG`, with every
-        present class at least once and no other.
-
-        Raises:
-            ValueError: As :meth:`present`; or there are fewer classes than examples, and no bias gradient to count by.
-        """
-        present = self.present(seen)
-        if len(present) > seen.batch_size:
-            raise ValueError(f"seen: {len(present)} classes fit a batch of {seen.batch_size}: the rank was misjudged")
-        if len(present) == seen.batch_size:
-            return present
-        system, right = counts_system(seen)
-        spare = seen.batch_size - len(present)
-        right = right - system[:, present].sum(dim=1)
-        more = lsq_linear(system[:, present].numpy(), right.numpy(), bounds=(0, spare)).x
-        counts = torch.zeros(system.shape[1], dtype=torch.float64)
-        counts[present] = 1 + _rounded(torch.from_numpy(more), spare).double()
-        return _labels_of(counts.long())
-
-    def present(self, seen: Observation) -> Tensor:
-        """Return the classes that occur, int64, ascending: the bag of words of a batch or a sentence.
-
-        Raises:
-            ValueError: The rank is not below classes - 1 and features, no class can be told, or the weight gradient is
-                withheld.
-        """
-        rows = _rows(seen)
-        _, sizes, basis = torch.linalg.svd(rows.T, full_matrices=False)  # features x classes
-        rank = int((sizes > self.tolerance * sizes[0]).sum())
-        most = min(rows.shape[0] - 1, rows.shape[1])
-        if rank >= most:
-            raise ValueError(
-                f"seen: the gradient has rank {rank}; this rule needs less than {most} (features or classes)"
-            )
-        columns = basis[:rank].T.numpy()  # one per class
-        return torch.tensor([c for c in range(len(columns)) if _separable(columns, c)], dtype=torch.int64)
-
-
-def last_layer(seen: Observation) -> tuple[Tensor | None, Tensor | None]:
-    """Return the shared gradient of the last fully connected layer: weight (classes, features) and bias (classes,).
-
-    Either is ``None`` where the client withheld it, or where there is no bias.
-
-    Raises:
-        ValueError: The model ends in no fully connected layer.
-    """
-    linear = [module for module in seen.model.modules() if isinstance(module, nn.Linear)]
-    outputs = seen.num_classes if seen.loss == "cross_entropy" else 1
-    if not linear or linear[-1].out_features != outputs:
-        raise ValueError(f"seen: the model's last layer is no nn.Linear with {outputs} outputs, which label rules need")
-    return seen.gradient_of(linear[-1].weight), seen.gradient_of(linear[-1].bias)
-
-
-def _negative(bias: Tensor | None) -> Tensor:
-    """Say for each output whether its bias gradient is negative, as it is for the true class alone."""
-    if bias is None or not (bias != 0).any():
-        raise ValueError(
-            "seen: the bias gradient of the last layer is withheld, absent or zero, and the label hides in it"
-        )
-    return bias < 0
+        return labels_of(rounded(counts.clamp(min=0), seen.batch_size))
 
 
 def counts_system(seen: Observation) -> tuple[Tensor, Tensor]:
@@ -336,8 +181,8 @@ def counts_system(seen: Observation) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: The last layer's weight or bias gradient is withheld, absent or zero.
     """
-    weight = _rows(seen)
-    module = _last_linear(seen)
+    weight = rows(seen)
+    module = last_linear(seen)
     bias = seen.gradient_of(module.bias)
     if bias is None or not (bias != 0).any():
         raise ValueError("seen: the bias gradient of the last layer is withheld, absent or zero; counting needs it")
@@ -352,28 +197,11 @@ def counts_system(seen: Observation) -> tuple[Tensor, Tensor]:
     return system, right
 
 
-def _rows(seen: Observation) -> Tensor:
-    """Return the last layer's weight gradient (classes, features), float64 on the CPU."""
-    if seen.loss != "cross_entropy":
-        raise ValueError(f"seen: got the loss {seen.loss!r}; this rule is for cross_entropy")
-    weight, _ = last_layer(seen)
-    if weight is None:
-        raise ValueError("seen: the weight gradient of the last layer is withheld, and this rule reads it")
-    if not (weight != 0).any():
-        raise ValueError("seen: the weight gradient of the last layer is zero")
-    return weight.detach().cpu().double()
-
-
-def _last_linear(seen: Observation) -> nn.Linear:
-    last_layer(seen)  # refuses a model that ends otherwise
-    return [module for module in seen.model.modules() if isinstance(module, nn.Linear)][-1]
-
-
 @torch.no_grad()
 def _last_inputs(seen: Observation, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return logits and last features of a batch of the attacker's, float64 on the CPU."""
     caught: list[Tensor] = []
-    handle = _last_linear(seen).register_forward_pre_hook(lambda _, given: caught.append(given[0]))
+    handle = last_linear(seen).register_forward_pre_hook(lambda _, given: caught.append(given[0]))
     try:
         logits = seen.model(x.to(seen.device, seen.dtype))
     finally:
@@ -396,17 +224,7 @@ def _dealt(sums: Tensor, impact: float, offset: Tensor, batch_size: int) -> Tens
     return torch.tensor(found, dtype=torch.int64).sort().values
 
 
-def _separable(columns: np.ndarray, c: int) -> bool:
-    """Say whether a hyperplane through the origin has column c alone on its negative side (the others may touch it)."""
-    signs = -columns.copy()
-    signs[c] = columns[c]
-    bounds = np.zeros(len(columns))
-    bounds[c] = -1.0
-    found = linprog(np.zeros(columns.shape[1]), A_ub=signs, b_ub=bounds, bounds=(None, None), method="highs")
-    return bool(found.status == 0)
-
-
-def _rounded(counts: Tensor, total: int) -> Tensor:
+def rounded(counts: Tensor, total: int) -> Tensor:
     """Round counts to whole numbers that add up to ``total``, moving those that rounding moved furthest."""
     if counts.sum() > 0:
         counts = counts * (total / counts.sum())
@@ -416,5 +234,6 @@ def _rounded(counts: Tensor, total: int) -> Tensor:
     return whole.long()
 
 
-def _labels_of(counts: Tensor) -> Tensor:
+def labels_of(counts: Tensor) -> Tensor:
+    """Return the labels that have these counts (classes,), ascending."""
     return torch.arange(len(counts)).repeat_interleave(counts)
