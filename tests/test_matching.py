@@ -308,6 +308,20 @@ def test_compiled_takes_the_same_way(digits):
     torch.testing.assert_close(eager.inputs, compiled.inputs, rtol=1e-5, atol=1e-6)
 
 
+def test_a_compiler_that_computes_something_else_is_not_used(seen_photo, monkeypatch):
+    def broken(function, **_):
+        def compiled(*given):
+            slopes, value = function(*given)
+            return tuple(1.2 * slope for slope in slopes), value
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.warns(RuntimeWarning, match="another derivative"):
+        compiled = short(compiled=True)(seen_photo)
+    torch.testing.assert_close(compiled.inputs, short()(seen_photo).inputs, rtol=1e-3, atol=1e-3)
+
+
 def test_the_box_is_kept_and_the_regularizer_counts(seen_photo):
     boxed = short(box=(0.0, 1.0))(seen_photo, snapshots=30)
     assert all(float(frame.min()) >= 0 and float(frame.max()) <= 1 for k, frame in boxed.snapshots if k)

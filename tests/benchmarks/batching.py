@@ -35,7 +35,7 @@ def main() -> None:
         seen = federated.observe(model, x[:n], y[:n], declare=["labels"])
         ratio, seconds, gap = compiled(seen, count)
         print(f"  {name:40s} {ratio:.2f}   compiled in {seconds:.0f} s, objectives differ by {gap:.1e}", flush=True)
-    print("eight starts one after the other / together, seconds (bar 1.6)")
+    print("eight starts one after the other / together, seconds (bar 1.5)")
     for name, model in (("LeNet, batch 1", models.lenet()), ("ConvNet, batch 1", models.convnet())):
         print(f"  {name:40s} {together(federated.observe(model, x[:1], y[:1], declare=['labels'])):.2f}", flush=True)
 

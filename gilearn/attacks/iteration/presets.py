@@ -36,7 +36,7 @@ DLG = GradientMatching(
 Survey: Gaussian, l2 distance, L-BFGS. The released code: L-BFGS with learning rate 1, 20 steps per iteration, history
 100, 300 iterations, one start, float32, no line search. Ours adds a strong-Wolfe line search, float64, a tolerance and
 up to three starts. ``dataclasses.replace(DLG, optimizer=LBFGS(line_search=False), starts=1, dtype=None)`` is the
-released one.
+released one. Its ``patience`` is for L-BFGS: with a first-order optimizer set it to ``None``.
 
 Chapter: deep-leakage. Source: zhu2019.
 """
