@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch._dynamo.exc import TorchDynamoException
 
 from gilearn import attacks, data, federated, metrics, models
 from gilearn.attacks import GradientMatching, Joint, labels
@@ -299,7 +300,8 @@ def test_the_functional_simulation_is_the_plain_one(photos, local, batch_norm):
             torch.testing.assert_close(a.detach(), b.detach())
 
 
-def test_compiled_takes_the_same_way(digits):
+def test_compiled_takes_the_same_way(digits, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch.compiler.reset()
     model = models.lenet(1, size=8, strides=(2, 1), width=4).double()
     seen = federated.observe(model, digits[0][:1].double(), digits[1][:1], declare=["labels"])
@@ -318,6 +320,19 @@ def test_a_compiler_that_computes_something_else_is_not_used(seen_photo, monkeyp
 
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.warns(RuntimeWarning, match="another derivative"):
+        compiled = short(compiled=True)(seen_photo)
+    torch.testing.assert_close(compiled.inputs, short()(seen_photo).inputs, rtol=1e-3, atol=1e-3)
+
+
+def test_a_compiler_that_fails_is_not_needed(seen_photo, monkeypatch):
+    def broken(function, **_):
+        def compiled(*given):
+            raise TorchDynamoException("no compiler on this machine")
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.warns(RuntimeWarning, match="no compiler on this machine"):
         compiled = short(compiled=True)(seen_photo)
     torch.testing.assert_close(compiled.inputs, short()(seen_photo).inputs, rtol=1e-3, atol=1e-3)
 

@@ -116,7 +116,7 @@ class GradientMatching:
                 asks for what is not declared.
 
         Warns:
-            RuntimeWarning: The compiled computation differs from the plain one, which is used instead.
+            RuntimeWarning: The compiler fails, or computes something else; the plain computation is used instead.
         """
         began = time.perf_counter()
         labels = _labels(self.labels, seen)
@@ -280,20 +280,26 @@ class _Starts:
 
     def _compiled(self, each: Callable[..., Any]) -> Callable[..., Any]:
         """Return the compiled function if it computes at the start what the plain one does: not all compilers do."""
+        from torch._dynamo.exc import TorchDynamoException
+
         compiled = torch.compile(each, dynamic=False)
         given = self._taken(self.variables)
         eps = torch.finfo(given[0].dtype).eps
         moved = [variable * (1 + 4 * eps) for variable in given]  # how far rounding alone moves the derivatives
-        (slopes, values), (wanted_slopes, wanted), (noisy_slopes, noisy) = compiled(*given), each(*given), each(*moved)
+        (wanted_slopes, wanted), (noisy_slopes, noisy) = each(*given), each(*moved)
+        try:
+            slopes, values = compiled(*given)
+        except TorchDynamoException as error:
+            return self._uncompiled(each, f"failed ({str(error).strip().splitlines()[0]})")
         for a, b, c in zip([values, *slopes], [wanted, *wanted_slopes], [noisy, *noisy_slopes], strict=True):
             if not float((a - b).norm()) <= 1e-2 * float(b.norm()) + 4 * float((c - b).norm()):
-                warnings.warn(
-                    "compiled: torch.compile gives another derivative than PyTorch here; going on uncompiled",
-                    RuntimeWarning,
-                    stacklevel=5,
-                )
-                return each
+                return self._uncompiled(each, "gives another derivative than PyTorch here")
         return compiled
+
+    @staticmethod
+    def _uncompiled(each: Callable[..., Any], reason: str) -> Callable[..., Any]:
+        warnings.warn(f"compiled: torch.compile {reason}; going on uncompiled", RuntimeWarning, stacklevel=6)
+        return each
 
     def _penalties(self) -> tuple[Tensor, Sequence[Tensor]]:
         """Return the regularizers' sum for every start, and its derivatives."""
