@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gilearn.federated import Observation
+from gilearn.values import Value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +47,40 @@ class Reconstruction:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-@runtime_checkable
-class Attack(Protocol):
-    """Anything that turns an observation into a reconstruction. It gets the observation and nothing else."""
+class Attack(Value):
+    """Anything that turns an observation into a reconstruction. It gets the observation, and options that hold no data.
 
-    def __call__(self, seen: Observation) -> Reconstruction:
-        """Run the attack."""
-        ...
+    A subclass is a frozen dataclass that implements :meth:`reconstruct`; calling it checks the arguments first.
+    """
+
+    def __call__(
+        self,
+        seen: Observation,
+        *,
+        seed: int = 0,
+        snapshots: int = 0,
+        progress: bool = False,
+        time_limit: float | None = None,
+    ) -> Reconstruction:
+        """Run the attack.
+
+        Args:
+            seen: The observation.
+            seed: Seeds every draw; the same seed on the same machine gives the same result bit for bit.
+            snapshots: How many pictures to keep of the way there; a closed form has none.
+            progress: Show a progress bar, where there are steps to show.
+            time_limit: Seconds after which a search returns the best so far; ``None`` for no limit.
+
+        Raises:
+            ValueError: An argument is not what it should be, or the attack does not apply to what was observed.
+        """
+        return self.reconstruct(seen, seed=seed, snapshots=snapshots, progress=progress, time_limit=time_limit)
+
+    def reconstruct(
+        self, seen: Observation, *, seed: int, snapshots: int, progress: bool, time_limit: float | None
+    ) -> Reconstruction:
+        """Run the attack on checked arguments; those of :meth:`__call__`."""
+        raise NotImplementedError
 
 
 def residual(seen: Observation, inputs: Tensor, targets: Tensor) -> float:
