@@ -9,13 +9,14 @@ import torch
 from scipy.optimize import linprog, lsq_linear
 from torch import Tensor
 
-from gilearn.attacks.labels.base import rows
+from gilearn.attacks.labels.base import LabelRule
 from gilearn.attacks.labels.batch import counts_system, labels_of, rounded
+from gilearn.attacks.labels.head import last_layer_gradient
 from gilearn.federated import Observation
 
 
 @dataclass(frozen=True, kw_only=True)
-class RLG:
+class RLG(LabelRule):
     """The classes that occur, from the row space of the gradient: Revealing Labels from Gradients (Dang et al., 2021).
 
     The weight gradient of the last layer is (derivatives of the logits) x (features). Its row space is that of the
@@ -70,7 +71,7 @@ class RLG:
             ValueError: The rank is not below classes - 1 and features, no class can be told, or the weight gradient is
                 withheld.
         """
-        gradient = rows(seen)
+        gradient = last_layer_gradient(seen)
         _, sizes, basis = torch.linalg.svd(gradient.T, full_matrices=False)  # features x classes
         rank = int((sizes > self.tolerance * sizes[0]).sum())
         most = min(gradient.shape[0] - 1, gradient.shape[1])

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from gilearn.attacks.labels.base import last_linear, rows
+from gilearn.attacks.labels.base import LabelRule
+from gilearn.attacks.labels.head import last_layer_gradient, last_linear
 from gilearn.federated import Observation
 
 
 @dataclass(frozen=True, kw_only=True)
-class Yin:
+class RowMinimum(LabelRule):
     """The distinct labels of a batch: the classes whose rows reach lowest, as GradInversion extracts them.
 
     A class that no example has gets a row of positive multiples of the features. If these are not negative, a negative
@@ -34,7 +35,7 @@ class Yin:
             ValueError: There are more examples than classes, the last layer's weight gradient is withheld, or, if
                 strict, fewer classes than examples have negative entries (repeats), or more (features of both signs).
         """
-        least = rows(seen).min(dim=1).values
+        least = last_layer_gradient(seen).min(dim=1).values
         if seen.batch_size > len(least):
             raise ValueError(
                 f"seen: got {seen.batch_size} examples of {len(least)} classes; this rule finds no repeats"
@@ -50,7 +51,7 @@ class Yin:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LLG:
+class LLG(LabelRule):
     """Labels with repeats, from the sums of the rows: Label Leakage from Gradients (Wainakh et al., 2021).
 
     With features that are not negative, a class's sum is about (count x impact + offset), the impact being negative.
@@ -67,7 +68,7 @@ class LLG:
         Raises:
             ValueError: The last layer's weight gradient is withheld, or no class has a negative sum.
         """
-        sums = rows(seen).sum(dim=1)
+        sums = last_layer_gradient(seen).sum(dim=1)
         impact, offset = self.calibration(seen, sums)
         return _dealt(sums, impact, offset, seen.batch_size)
 
@@ -153,7 +154,7 @@ class LLGPlus(LLGStar):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ILRG:
+class ILRG(LabelRule):
     """Labels with repeats, from one linear system in the counts: instance-wise label restoration (Ma et al., 2023).
 
     The quotient of a class's weight and bias gradient is an embedding of this class; the model's own last layer says
@@ -181,7 +182,7 @@ def counts_system(seen: Observation) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: The last layer's weight or bias gradient is withheld, absent or zero.
     """
-    weight = rows(seen)
+    weight = last_layer_gradient(seen)
     module = last_linear(seen)
     bias = seen.gradient_of(module.bias)
     if bias is None or not (bias != 0).any():
