@@ -99,6 +99,8 @@ class Observation:
                 return gradient
         return None
 
+    network = property(lambda self: self.model)
+
     @property
     def device(self) -> torch.device:
         """Where the model is."""
