@@ -41,17 +41,26 @@ def recorded_inputs(
 
 @contextmanager
 def recorded_calls(
-    model: nn.Module, modules: Iterable[nn.Module]
-) -> Iterator[list[tuple[nn.Module, tuple[Any, ...], Any]]]:
-    """Record every use of modules, in order: triples (module, arguments, output), while the context lasts.
+    model: nn.Module, modules: Iterable[nn.Module], *, read: Callable[[tuple[Any, ...], Any], Any] | None = None
+) -> Iterator[list[tuple[nn.Module, Any]]]:
+    """Record every use of modules, in order of use, while the context lasts.
+
+    Args:
+        model: The model that will be run.
+        modules: Those of its modules to watch.
+        read: What to keep of arguments and output, computed before anything works on the output in place; by default
+            both.
+
+    Yields:
+        A list that grows as the model runs: pairs (module, what was kept).
 
     Raises:
         ValueError: A module is none of the model's.
     """
-    recorded: list[tuple[nn.Module, tuple[Any, ...], Any]] = []
+    recorded: list[tuple[nn.Module, Any]] = []
 
     def record(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        recorded.append((module, arguments, output))
+        recorded.append((module, (arguments, output) if read is None else read(arguments, output)))
 
     with _hooked(model, modules, lambda module: module.register_forward_hook(record)):
         yield recorded

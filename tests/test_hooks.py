@@ -48,9 +48,13 @@ def test_every_call():
     model = Twice()
     with hooks.recorded_calls(model, model.children()) as recorded:
         output = model(torch.ones(1, 2))
-    assert [module for module, _, _ in recorded] == [model.first, model.first, model.last]
-    assert recorded[1][1][0] is recorded[0][2]
-    assert recorded[-1][2] is output
+    assert [module for module, _ in recorded] == [model.first, model.first, model.last]
+    outputs = [kept[1] for _, kept in recorded]
+    assert recorded[1][1][0] == (outputs[0],)
+    assert outputs[-1] is output
+    with hooks.recorded_calls(model, [model.last], read=lambda arguments, output: output.shape) as recorded:
+        model(torch.ones(3, 2))
+    assert recorded == [(model.last, (3, 2))]
 
 
 def test_hooks_go_when_the_pass_fails():

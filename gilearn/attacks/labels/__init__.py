@@ -9,7 +9,7 @@ after local steps is read as the mean gradient of these steps.
 from gilearn.attacks.labels.bag_of_words import RLG
 from gilearn.attacks.labels.base import Declared, Fixed, Joint, LabelFactor, LabelRule, as_factor
 from gilearn.attacks.labels.batch import ILRG, LLG, LLGPlus, LLGStar, RowMinimum, counts_system
-from gilearn.attacks.labels.head import last_layer, last_layer_gradient
+from gilearn.attacks.labels.head import examples, last_layer, last_layer_gradient, last_linear
 from gilearn.attacks.labels.single import IDLG
 
 __all__ = [
@@ -27,6 +27,8 @@ __all__ = [
     "RowMinimum",
     "as_factor",
     "counts_system",
+    "examples",
     "last_layer",
     "last_layer_gradient",
+    "last_linear",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gilearn.attacks.labels.base import LabelRule
 from gilearn.attacks.labels.batch import counts_system, labels_of, rounded
-from gilearn.attacks.labels.head import last_layer_gradient
+from gilearn.attacks.labels.head import examples, last_layer_gradient
 from gilearn.federated import Observation
 
 
@@ -43,7 +43,7 @@ class RLG(LabelRule):
             raise ValueError(f"tolerance: got {self.tolerance}, wanted between 0 and 1")
 
     def __call__(self, seen: Observation) -> Tensor:
-        """Return the labels (batch,), int64, ascending.
+        """Return the labels (batch,), of sequences (batch x length,), int64, ascending.
 
         Where a class repeats, the counts are those that explain the bias gradient best, as in :class:`ILRG`, with every
         present class at least once and no other.
@@ -51,13 +51,13 @@ class RLG(LabelRule):
         Raises:
             ValueError: As :meth:`present`; or there are fewer classes than examples, and no bias gradient to count by.
         """
-        present = self.present(seen)
-        if len(present) > seen.batch_size:
-            raise ValueError(f"seen: {len(present)} classes fit a batch of {seen.batch_size}: the rank was misjudged")
-        if len(present) == seen.batch_size:
+        present, number = self.present(seen), examples(seen)
+        if len(present) > number:
+            raise ValueError(f"seen: {len(present)} classes fit a batch of {number}: the rank was misjudged")
+        if len(present) == number:
             return present
         system, right = counts_system(seen)
-        spare = seen.batch_size - len(present)
+        spare = number - len(present)
         right = right - system[:, present].sum(dim=1)
         more = lsq_linear(system[:, present].numpy(), right.numpy(), bounds=(0, spare)).x
         counts = torch.zeros(system.shape[1], dtype=torch.float64)

@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
+from gilearn.attacks.labels.head import traced
 from gilearn.federated import Observation
 from gilearn.values import Value
 
@@ -110,8 +111,8 @@ class Joint(Value):
     """Search the labels together with the inputs, as the softmax of free logits.
 
     Args:
-        initialization: Draws the logits (batch, num_classes) from a shape and a generator, as the values of
-            ``attacks.initialization`` do; ``None``: standard normal.
+        initialization: Draws the logits (batch, num_classes), of sequences (batch, length, num_classes), from a shape
+            and a generator, as the values of ``attacks.initialization`` do; ``None``: standard normal.
 
     Chapter: deep-leakage. Source: zhu2019.
     """
@@ -125,8 +126,11 @@ class Joint(Value):
         return self
 
     def begin(self, seen: Observation, initialization: Any, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the logits (batch, num_classes) of one start; the inputs' ``initialization`` does not matter."""
-        shape = (seen.batch_size, seen.num_classes)
+        """Return the logits of one start, a row per example or per place of a sequence.
+
+        The inputs' ``initialization`` does not matter.
+        """
+        shape = (seen.batch_size, *traced(seen).shape)
         if self.initialization is None:
             logits = torch.randn(shape, generator=generator, dtype=torch.float64)
         else:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gilearn.attacks.labels.base import LabelRule
-from gilearn.attacks.labels.head import last_layer
+from gilearn.attacks.labels.head import examples, last_layer
 from gilearn.federated import Observation
 
 
@@ -29,8 +29,8 @@ class IDLG(LabelRule):
             ValueError: There is more than one example, the gradient of the last layer is withheld or zero, or not
                 exactly one class fits (soft labels, noise; two classes without a bias).
         """
-        if seen.batch_size != 1:
-            raise ValueError(f"seen: got a batch of {seen.batch_size}; iDLG's rule is for one example")
+        if examples(seen) != 1:
+            raise ValueError(f"seen: got a batch of {examples(seen)}; iDLG's rule is for one example")
         weight, bias = last_layer(seen)
         if seen.loss == "logistic":
             return _negative(bias).long()
