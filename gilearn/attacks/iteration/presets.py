@@ -118,7 +118,7 @@ Chapter: distances. Source: wang2020.
 
 GradInversion = GradientMatching(
     initialization=Gaussian(),
-    labels=labels.Yin(),
+    labels=labels.RowMinimum(),
     distance=Euclidean(squared=False),
     regularizers=(
         TotalVariation(weight=1e-4 / 1e-3),
