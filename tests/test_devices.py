@@ -82,7 +82,10 @@ def test_the_same_seed_gives_the_same_bits(device, digits):
     assert torch.equal(attack(seen, seed=1).inputs, attack(seen, seed=1).inputs)
 
 
-@pytest.mark.parametrize("rule", [labels.RowMinimum(), labels.LLG(), labels.LLGStar(rounds=2), labels.ILRG(), labels.RLG()])
+RULES = [labels.RowMinimum(), labels.LLG(), labels.LLGStar(rounds=2), labels.ILRG(), labels.RLG()]
+
+
+@pytest.mark.parametrize("rule", RULES)
 def test_label_rules(rule, device, digits):
     x, y = digits[0][:4], torch.tensor([3, 1, 7, 9])
     seen = federated.observe(models.mlp(64, (32,), activation="relu").to(device), x, y)
@@ -97,7 +100,8 @@ def test_the_label_of_one_example(device, digits):
 @pytest.mark.parametrize("name", ["PPDL_AHE", "PPDL_SPN", "RGAP", "COPA"])
 def test_recursions(name, device, digits):
     x, y = digits[0][:1], digits[1][:1]
-    victim = models.mlp(64, (32,)) if name in ("PPDL_AHE", "PPDL_SPN") else models.lenet(1, size=8, width=12, strides=(1,))
+    flat = name in ("PPDL_AHE", "PPDL_SPN")
+    victim = models.mlp(64, (32,)) if flat else models.lenet(1, size=8, width=12, strides=(1,))
     seen = federated.observe(victim.to(device), x, y)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
