@@ -39,5 +39,5 @@ def deep_leakage(picture: str = "face", seed: int = 0, iterations: int = 20) -> 
     else:
         x, y = data.photos(32, names=[picture])
         model = models.lenet(3)
-    attack = dataclasses.replace(attacks.DLG, iterations=iterations, starts=1)
+    attack = dataclasses.replace(attacks.DLG, iterations=iterations, restarts=1)
     return plotting.leak(x, attack(federated.observe(model, x, y), seed=seed).inputs)

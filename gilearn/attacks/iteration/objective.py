@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gilearn.attacks.iteration.distances import Distance
-from gilearn.federated import Observation
+from gilearn.federated import Observed
 
 Arguments = Mapping[str, Any]
 """Arguments of ``simulate`` by name, one start's: tensors, or tuples of them."""
@@ -18,7 +18,7 @@ Arguments = Mapping[str, Any]
 Objective = Callable[[Sequence[Arguments]], Tensor]
 
 
-def objective(seen: Observation, distance: Distance, arguments: Sequence[Arguments], *, compiled: bool) -> Objective:
+def objective(seen: Observed, distance: Distance, arguments: Sequence[Arguments], *, compiled: bool) -> Objective:
     """Return a function of every restart's arguments that gives their distances (restarts,), differentiable in these.
 
     One restart is computed plainly. Several are mapped together by ``torch.func.vmap``, and either can be compiled;
@@ -44,9 +44,7 @@ def objective(seen: Observation, distance: Distance, arguments: Sequence[Argumen
 class _Functional:
     """Distances by ``torch.func``, with their derivatives in the arguments that are searched."""
 
-    def __init__(
-        self, seen: Observation, distance: Distance, arguments: Sequence[Arguments], *, compiled: bool
-    ) -> None:
+    def __init__(self, seen: Observed, distance: Distance, arguments: Sequence[Arguments], *, compiled: bool) -> None:
         flat = [_flat(given) for given in arguments]
         # What is the same tensor in every restart, as fixed labels are, is not mapped; the rest is, searched or not.
         self.searched = [k for k, tensor in enumerate(flat[0]) if tensor.requires_grad]
