@@ -133,8 +133,6 @@ class Observation(Value):
         """The model for forward passes: it shares the weights, and no pass changes its buffers."""
         return stripped(self.model)
 
-    network = property(lambda self: self.model)
-
     @property
     def device(self) -> torch.device:
         """Where the model is."""
