@@ -136,6 +136,8 @@ ROWS = [
     *rows(compute, [zeros], [(Cosine(), cosine), (LayerwiseCosine(), layerwise_cosine)]),
 ]
 REFUSALS = [
+    (lambda: Euclidean()([torch.ones(2)], [torch.ones(2), None]), "zip"),
+    (lambda: Masked()([torch.ones(2)], [torch.ones(2), None]), "zip"),
     (lambda: GaussianKernel(width=0.0), "width: got 0.0, wanted a positive number"),
     (lambda: GaussianKernel(floor=-1.0), "floor: got -1.0, wanted a positive number"),
     (lambda: GaussianKernel(reduction="max"), "reduction: got 'max', wanted 'mean' or 'sum'"),
