@@ -9,10 +9,10 @@ import inspect
 import pytest
 import torch
 
-from formulas import distances, initialization, optimizers
+from formulas import distances, initialization, optimizers, regularizers
 from formulas.rows import assert_same
 
-TABLES = [distances, initialization, optimizers]
+TABLES = [distances, initialization, optimizers, regularizers]
 
 
 def table_of(name):
