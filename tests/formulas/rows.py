@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,12 @@ class Row:
     def name(self) -> str:
         """The public name that this row is about."""
         return getattr(self.ingredient, "__name__", type(self.ingredient).__name__)
+
+    def fresh(self):
+        """Return the ingredient, its own checks run anew."""
+        if isinstance(self.ingredient, type) or not is_dataclass(self.ingredient):
+            return self.ingredient
+        return replace(self.ingredient)
 
 
 def rows(compute, cases, table, **options):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import inspect
 
 import pytest
 import torch
 
-from formulas import distances, initialization, optimizers, regularizers
+from formulas import distances, initialization, metrics, optimizers, regularizers
 from formulas.rows import assert_same
 
-TABLES = [distances, initialization, optimizers, regularizers]
+TABLES = [distances, initialization, metrics, optimizers, regularizers]
 
 
 def table_of(name):
@@ -28,8 +27,7 @@ def lines():
 
 @pytest.mark.parametrize(("row", "case"), list(lines()))
 def test_an_ingredient_is_its_formula(row, case):
-    ingredient = dataclasses.replace(row.ingredient) if dataclasses.is_dataclass(row.ingredient) else row.ingredient
-    computed = row.compute(ingredient, *row.cases[case](torch.Generator().manual_seed(case)))
+    computed = row.compute(row.fresh(), *row.cases[case](torch.Generator().manual_seed(case)))
     wanted = row.reference(*row.cases[case](torch.Generator().manual_seed(case)))
     assert_same(computed, wanted, row.rtol)
 
