@@ -97,7 +97,7 @@ def cross_entropy(weight, gradient, bias, *, batch_size=1, label=None):
             norm = math.exp(log_norm)
             return float(softmax(norm * (weight @ v))[y] - 1 - sizes[0] * u[y] / norm)
 
-        grid = np.linspace(math.log(-sizes[0] * u[y]), math.log(-sizes[0] * u[y]) + 20, 20001)
+        grid = np.linspace(math.log(-sizes[0] * u[y]), math.log(-sizes[0] * u[y]) + 20, 4001)
         values = [gap(point) for point in grid]
         for low, high, before, after in zip(grid, grid[1:], values, values[1:], strict=False):
             if (before < 0) != (after < 0) and abs(after - before) < 1:
