@@ -54,7 +54,7 @@ def from_start(seen, start: str, iterations: int) -> Tensor:
     if start == "gray":
         return invgrad(seen, iterations, initialization=Constant(value=0.5))
     side = seen.input_shape[-1] // 2
-    small = federated.from_gradients(
+    small = federated.Observation.from_gradients(
         Enlarged(seen.model),
         list(seen.shared),
         batch_size=1,
