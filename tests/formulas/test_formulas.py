@@ -8,10 +8,10 @@ import inspect
 import pytest
 import torch
 
-from formulas import distances, heads, initialization, labels, metrics, optimizers, regularizers
+from formulas import defenses, distances, heads, initialization, labels, metrics, optimizers, regularizers
 from formulas.rows import assert_same
 
-TABLES = [distances, heads, initialization, labels, metrics, optimizers, regularizers]
+TABLES = [defenses, distances, heads, initialization, labels, metrics, optimizers, regularizers]
 
 
 def table_of(name):
