@@ -207,7 +207,7 @@ ROWS = [
     ),
     *rows(polarized, BATCHES, [(value, partial(polarized_loss, value, value.head)) for value in SETTINGS]),
     *(
-        Row(UNTRAINED, partial(trained, **options), partial(trained_by_hand, UNTRAINED, **options), BATCHES[1:], 1e-5)
+        Row(UNTRAINED, partial(trained, **options), partial(trained_by_hand, UNTRAINED, **options), BATCHES[1:], 1e-4)
         for options in (SHORT, {"steps": 1}, {"steps": 0})
     ),
     *rows(
