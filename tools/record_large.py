@@ -61,7 +61,7 @@ def run(name: str) -> dict:
         "iterations": iterations,
         "minutes": round(found.seconds / 60, 1),
         "residual": float(f"{found.residual:.3g}"),
-        "psnr": [round(float(p), 1) for p in metrics.psnr(found.inputs, x, each=True)],
+        "psnr": [round(float(p), 1) for p in metrics.psnr(found.inputs, x, reduction="none")],
     }
     shown = found.inputs[metrics.match(found.inputs, x)][:: -(-len(x) // 10)]
     shown = F.interpolate(shown, size=64, mode="area") if shown.shape[-1] > 64 else shown
