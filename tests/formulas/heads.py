@@ -15,7 +15,7 @@ from gilearn.attacks.recursion.chain import Link
 from gilearn.attacks.recursion.heads import heads, margins
 
 MODULES = ["gilearn.attacks.recursion.heads"]
-NO_FORMULA = {"Head"}
+NO_FORMULA = {"HeadSolution"}
 LEAST = 1 + float(lambertw(math.exp(-1)).real)
 """Where -mu / (1 + exp(mu)) is least: there 1 + exp(mu) = mu exp(mu)."""
 

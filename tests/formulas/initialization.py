@@ -7,11 +7,7 @@ from functools import partial
 import torch
 
 from formulas.rows import rand, randn, rows
-from gilearn.attacks.iteration import initialization
-from gilearn.attacks.iteration.initialization import Constant, Gaussian, Uniform
-
-FromImage = getattr(initialization, "FromImage", None) or initialization.Image
-Tiled = getattr(initialization, "Tiled", None) or initialization.Patterned
+from gilearn.attacks.iteration.initialization import Constant, FromImage, Gaussian, Tiled, Uniform
 
 MODULES = ["gilearn.attacks.iteration.initialization"]
 NO_FORMULA = {"Initialization"}

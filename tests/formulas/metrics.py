@@ -25,7 +25,7 @@ from gilearn.metrics import (
 
 MODULES = ["gilearn.metrics"]
 NO_FORMULA = set()
-EACH = {"each": True}
+EACH = {"reduction": "none"}
 
 
 def call(function, *arguments, **options):
@@ -119,10 +119,13 @@ def wilson(successes, *, confidence=0.95):
     return [rate, max(0.0, middle - half), min(1.0, middle + half), n]
 
 
-def percentiles(values, *, statistic=np.mean, confidence=0.95, seed=0):
-    """Return the statistic, and the percentiles of it over 9,999 samples with replacement."""
-    picks = np.random.default_rng(seed).integers(len(values), size=(9999, len(values)))
-    resampled = sorted(statistic([values[i] for i in row]) for row in picks)
+def percentiles(values, *, groups=None, statistic=np.mean, confidence=0.95, seed=0):
+    """Return the statistic, and the percentiles of it over 9,999 samples of whole groups with replacement."""
+    groups = list(range(len(values))) if groups is None else groups
+    names = sorted(set(groups), key=groups.index)
+    members = [[value for value, group in zip(values, groups, strict=True) if group == name] for name in names]
+    picks = np.random.default_rng(seed).integers(len(members), size=(9999, len(members)))
+    resampled = sorted(statistic([value for i in row for value in members[i]]) for row in picks)
 
     def quantile(share):
         place = share * (len(resampled) - 1)
@@ -131,7 +134,7 @@ def percentiles(values, *, statistic=np.mean, confidence=0.95, seed=0):
         return resampled[below] + (place - below) * (resampled[above] - resampled[below])
 
     tail = (1 - confidence) / 2
-    return [statistic(values), quantile(tail), quantile(1 - tail), len(values)]
+    return [statistic(values), quantile(tail), quantile(1 - tail), len(members)]
 
 
 def pictures(shape, generator, *, noise=0.3, dtype=torch.float64):
@@ -141,10 +144,11 @@ def pictures(shape, generator, *, noise=0.3, dtype=torch.float64):
     return (shuffled + noise * randn(*shape, generator=generator)).to(dtype), original.to(dtype)
 
 
-def half_exact(generator, *, dtype):
-    reconstruction, original = pictures((2, 1, 4, 4), generator, dtype=dtype)
+def half_exact(generator, *, dtype, truth=None):
+    """Draw two pictures, of which one is reconstructed exactly."""
+    reconstruction, original = pictures((2, 1, 4, 4), generator, dtype=torch.float32)
     reconstruction[0] = original[1]
-    return reconstruction, original
+    return reconstruction.to(dtype), original.to(truth or dtype)
 
 
 def two_lists(generator):
@@ -160,9 +164,9 @@ def numbers(number, generator):
 
 
 ANY = [partial(pictures, shape) for shape in ((1, 1, 3, 4), (3, 2, 4, 3), (4, 5), (2, 3, 2, 2))]
-EXACT = [partial(half_exact, dtype=torch.float64)]
 SINGLE = [partial(half_exact, dtype=torch.float32)]
-MIXED = [lambda generator: (lambda a, b: (a.float(), b))(*half_exact(generator, dtype=torch.float64))]
+MIXED = [partial(half_exact, dtype=torch.float32, truth=torch.float64)]
+EXACT = [partial(half_exact, dtype=torch.float64), partial(half_exact, dtype=torch.float64, truth=torch.float32)]
 LARGE = [partial(pictures, shape) for shape in ((1, 1, 7, 7), (3, 3, 9, 8))]
 WIDE = {"data_range": 2.0}
 ROWS = [
@@ -178,8 +182,7 @@ ROWS = [
     ),
     *rows(partial(both, **WIDE), ANY + EXACT, [(psnr, partial(summed, partial(decibels, **WIDE)))]),
     *rows(both, EXACT, [(psnr, partial(summed, decibels))]),
-    *rows(both, MIXED, [(psnr, partial(summed, decibels))]),
-    *rows(both, SINGLE, [(psnr, partial(summed, partial(decibels, eps=2.0**-23)))]),
+    *rows(both, SINGLE + MIXED, [(psnr, partial(summed, partial(decibels, eps=2.0**-23)))]),
     *rows(both, LARGE, [(ssim, partial(summed, similarity))]),
     *rows(partial(both, **WIDE), LARGE, [(ssim, partial(summed, partial(similarity, **WIDE)))]),
     *rows(call, [two_lists] * 4, [(label_accuracy, overlap)]),
@@ -191,6 +194,13 @@ ROWS = [
         [partial(numbers, 5)],
         [(interval, partial(percentiles, statistic=np.median, confidence=0.8, seed=3))],
     ),
+]
+ROWS += [
+    row
+    for groups in (["a", "b", "a", "c", "c", "b"], ["x", "y", "y", "x", "y", "y"])
+    for row in rows(
+        partial(ends, groups=groups), [partial(numbers, 6)], [(interval, partial(percentiles, groups=groups))]
+    )
 ]
 ROWS += rows(words, [lambda _: (0.123456, 0.1, 0.2, 7)], [(Interval, in_words)])
 X = torch.rand(2, 1, 7, 7, generator=torch.Generator().manual_seed(0))
@@ -217,5 +227,7 @@ REFUSALS = [
     (lambda: success_rate([True], confidence=1.0), "^confidence: got 1.0, wanted a number between 0 and 1"),
     (lambda: interval([1.0], confidence=0.0), "^confidence: got 0.0, wanted a number between 0 and 1"),
     (lambda: interval([]), "^got no trial, wanted at least one"),
+    (lambda: interval([1.0, 2.0], groups=["a"]), "^groups: got 1 for 2 values, wanted one each"),
+    (lambda: mse(X, X, reduction="sum"), "^reduction: got 'sum', wanted 'mean' or 'none'"),
     (lambda: interval([math.inf]), "^values: got NaN or infinite values; count failures with success_rate"),
 ]

@@ -12,7 +12,7 @@ from formulas.rows import randn, rows
 from gilearn.attacks.iteration.optimizers import LBFGS, SGD, Adam, AdamW, StepDecay, WarmupCosine
 
 MODULES = ["gilearn.attacks.iteration.optimizers"]
-NO_FORMULA = {"Mover", "Optimizer", "Schedule", "FirstOrder"}
+NO_FORMULA = {"Optimizer", "Schedule", "FirstOrder"}
 STEPS = 12
 
 
@@ -40,7 +40,7 @@ def warmup_cosine(iterations, *, warmup):
 def walk(optimizer, starts, seed, iterations):
     """Return where the optimizer stands after every iteration on sum(1.5 x^2 + sin(2 x) / 2), which is convex."""
     variables = [start.clone().requires_grad_() for start in starts]
-    mover = optimizer.build(variables, iterations=iterations, generator=torch.Generator().manual_seed(seed))
+    moved_by = optimizer.build(variables, iterations=iterations, generator=torch.Generator().manual_seed(seed))
 
     def closure():
         for variable in variables:
@@ -49,9 +49,15 @@ def walk(optimizer, starts, seed, iterations):
 
     visited = []
     for _ in range(iterations):
-        mover.step(closure)
+        moved_by.step(closure)
         visited.append([variable.detach().clone() for variable in variables])
     return visited
+
+
+def langevin(seed):
+    """Return the generator that an optimizer's noise is drawn from: seeded by the search's."""
+    own = int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed)))
+    return torch.Generator().manual_seed(own)
 
 
 def slope(x):
@@ -60,7 +66,7 @@ def slope(x):
 
 def first_order(starts, seed, iterations, *, rule, lr=0.1, signed=False, schedule=None, noise=0.0):
     """Walk by a rule that maps (derivative, state, number of the step, rate) to a step."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = langevin(seed)
     points, states = [start.numpy().copy() for start in starts], [{} for _ in starts]
     visited = []
     for k in range(iterations):
@@ -162,7 +168,7 @@ ROWS = [
             ),
             (AdamW(), partial(first_order, rule=partial(adam, decay=0.01))),
             (
-                AdamW(lr=0.2, decay=0.5, betas=(0.8, 0.9)),
+                AdamW(lr=0.2, weight_decay=0.5, betas=(0.8, 0.9)),
                 partial(first_order, rule=partial(adam, decay=0.5, betas=(0.8, 0.9)), lr=0.2),
             ),
             (SGD(lr=0.02), partial(first_order, rule=sgd, lr=0.02)),
@@ -179,15 +185,24 @@ ROWS = [
         walk,
         SHORT,
         [
-            (LBFGS(lr=0.3, inner=5, history=2, line_search=False), partial(lbfgs, lr=0.3, inner=5, history=2)),
-            (LBFGS(inner=4, line_search=False), partial(lbfgs, inner=4)),
+            (
+                LBFGS(lr=0.3, max_iter=5, history_size=2, line_search_fn=None),
+                partial(lbfgs, lr=0.3, inner=5, history=2),
+            ),
+            (LBFGS(max_iter=4, line_search_fn=None), partial(lbfgs, inner=4)),
             (LBFGS(), partial(torch_s, max_iter=20, history_size=100, line_search_fn="strong_wolfe")),
-            (LBFGS(lr=0.2, inner=4), partial(torch_s, lr=0.2, max_iter=4, line_search_fn="strong_wolfe")),
+            (LBFGS(lr=0.2, max_iter=4), partial(torch_s, lr=0.2, max_iter=4, line_search_fn="strong_wolfe")),
         ],
         rtol=1e-6,
     ),
 ]
 REFUSALS = [
     (lambda: Adam(lr=-0.1), "lr: got -0.1, wanted 0 or more"),
-    (lambda: SGD(noise=-1.0), "noise: got -1.0, wanted 0 or more"),
+    (lambda: SGD(noise=-1.0), "^noise: got -1.0, wanted 0 or more"),
+    (lambda: SGD(patience=-1), "^patience: got -1, wanted 0 or more"),
+    (lambda: LBFGS(lr=0.0), "^lr: got 0.0, wanted a positive number"),
+    (lambda: LBFGS(max_iter=0), "^max_iter: got 0, wanted at least 1"),
+    (lambda: LBFGS(history_size=0), "^history_size: got 0, wanted at least 1"),
+    (lambda: LBFGS(patience=-1), "^patience: got -1, wanted at least 0"),
+    (lambda: LBFGS(line_search_fn="armijo"), "^line_search_fn: got 'armijo', wanted 'strong_wolfe' or None"),
 ]

@@ -16,8 +16,8 @@ from gilearn import federated
 from gilearn.attacks.iteration.regularizers import (
     L2,
     BatchNormStatistics,
+    Candidates,
     GroupConsistency,
-    Guess,
     LabelConsistency,
     Orthogonality,
     TotalVariation,
@@ -25,7 +25,7 @@ from gilearn.attacks.iteration.regularizers import (
 )
 
 MODULES = ["gilearn.attacks.iteration.regularizers"]
-NO_FORMULA = {"Guess", "Regularizer"}
+NO_FORMULA = {"Candidates", "Regularizer", "Weighted"}
 CLASSES = 4
 
 
@@ -41,15 +41,11 @@ class Client:
 def compute(regularizer, client, visited, declare=("batch_norm",)):
     """Return the term of every restart at every iteration; the adapter to the package's regularizers."""
     seen = federated.observe(client.model, client.inputs, client.labels, declare=declare)
-    values, consensus = [], None
-    for iteration, progress, inputs, targets in visited:
-        if isinstance(regularizer, GroupConsistency) and len(inputs) > 1:
-            consensus = regularizer.consensus(inputs, progress, iteration, consensus)
-        guesses = [
-            Guess(seen=seen, inputs=x, targets=y, consensus=consensus) for x, y in zip(inputs, targets, strict=True)
-        ]
-        values.append([regularizer(guess) for guess in guesses])
-    return values
+    term = regularizer.build(seen)
+    return [
+        list(term(Candidates(seen=seen, inputs=inputs, targets=targets, iteration=iteration, progress=progress)))
+        for iteration, progress, inputs, targets in visited
+    ]
 
 
 def each(term, client, visited, *, weight):
