@@ -7,9 +7,15 @@ import inspect
 
 import pytest
 import torch
+from torch import nn
 
 from formulas import defenses, distances, heads, initialization, labels, metrics, optimizers, regularizers
 from formulas.rows import assert_same
+from gilearn import federated
+from gilearn.attacks.iteration.initialization import FromImage
+from gilearn.attacks.iteration.matching import GradientMatching
+from gilearn.attacks.iteration.optimizers import Adam
+from gilearn.attacks.labels import Declared
 
 TABLES = [defenses, distances, heads, initialization, labels, metrics, optimizers, regularizers]
 
@@ -55,3 +61,35 @@ def test_every_public_ingredient_has_a_row(table):
         if value.__module__ == module.__name__
     }
     assert public - {row.name for row in table.ROWS} == table.NO_FORMULA
+
+
+@pytest.mark.parametrize("share", [0.9, 1.1])
+def test_tolerance_is_a_share_of_the_distance_to_zero_and_ends_the_search(share):
+    """Nothing moves here (lr 0), so the distance is known: a tolerance below it ends nothing, one above it all."""
+    model = nn.Sequential(nn.utils.skip_init(nn.Linear, 3, 2)).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.5)
+    x, y = torch.tensor([[0.2, 0.4, 0.9]], dtype=torch.float64), torch.tensor([1])
+    seen = federated.observe(model, x, y, declare=["labels"])
+    far = [
+        sum(float((a - b).square().sum()) for a, b in zip(seen.shared, gradient, strict=True))
+        for gradient in (seen.simulate(x + 0.3, y, create_graph=False), [0.0, 0.0])
+    ]
+    attack = GradientMatching(
+        initialization=FromImage(picture=x + 0.3),
+        labels=Declared(),
+        optimizer=Adam(lr=0.0),
+        iterations=4,
+        restarts=3,
+        tolerance=share * far[0] / far[1],
+        explained=0.0,
+    )
+    restarts = attack(seen).restarts
+    if share > 1:
+        assert [(start["stopped"], start["evaluations"]) for start in restarts] == [("tolerance", 1)]
+    else:
+        assert [(start["stopped"], start["evaluations"]) for start in restarts] == [("budget", 4)] * 3
+    torch.testing.assert_close(
+        torch.tensor([start["distance"] for start in restarts]), torch.full((len(restarts),), far[0])
+    )
