@@ -113,7 +113,7 @@ def test_what_leaves_has_no_other_field(model, batch):
     """The schema of what leaves the client: a new field here is a new leak to think about."""
     fields = {f.name for f in dataclasses.fields(federated.Observation)}
     assert fields == {
-        "model", "shared", "input_shape", "batch_size", "num_classes", "loss", "local", "knowledge",
+        "model", "shared", "input_shape", "batch_size", "num_classes", "loss", "local", "tokens", "knowledge",
     }  # fmt: skip
 
 
@@ -146,7 +146,9 @@ def test_an_observation_shares_no_memory(photos):
     model = models.convnet(batch_norm=True)
     x, y = photos[0][:2].clone(), photos[1][:2].clone()
     gradients = list(federated.client_gradient(copy.deepcopy(model), x, y))
-    seen = federated.from_gradients(model, gradients, input_shape=x.shape[1:], batch_size=2, knowledge={"labels": y})
+    seen = federated.Observation.from_gradients(
+        model, gradients, input_shape=x.shape[1:], batch_size=2, knowledge={"labels": y}
+    )
     kept = [g.clone() for g in seen.shared], copy.deepcopy(seen.model.state_dict()), y.clone()
     with torch.no_grad():
         for tensor in (*gradients, *model.parameters(), x):
@@ -199,7 +201,7 @@ def test_gradients_from_elsewhere(model, batch, form):
         "list of arrays": list(named.values()),
         "nested lists": [g.tolist() for g in named.values()],
     }.get(form, named)
-    other = federated.from_gradients(model, gradients, input_shape=(1, 8, 8), batch_size=4)
+    other = federated.Observation.from_gradients(model, gradients, input_shape=(1, 8, 8), batch_size=4)
     for a, b in zip(seen.shared, other.shared, strict=True):
         assert b is None or torch.equal(a, b)
     assert (other.shared[1] is None) == (form == "by name, one missing")
@@ -214,7 +216,7 @@ def test_saving_and_loading(tmp_path, photos):
     seen = dataclasses.replace(seen, shared=(None, *seen.shared[1:]))
     seen.save(tmp_path / "seen.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["seen.pt"]
-    again = federated.load(tmp_path / "seen.pt", models.convnet(batch_norm=True, seed=9).eval())
+    again = federated.Observation.load(tmp_path / "seen.pt", models.convnet(batch_norm=True, seed=9).eval())
     assert again.shared[0] is None
     assert all(torch.equal(a, b) for a, b in zip(seen.shared[1:], again.shared[1:], strict=True))
     assert all(torch.equal(v, again.model.state_dict()[k]) for k, v in seen.model.state_dict().items())
@@ -228,7 +230,7 @@ def test_saving_and_loading(tmp_path, photos):
 def test_float64_survives_the_file(tmp_path, model, batch):
     seen = federated.observe(model.double(), batch[0].double(), batch[1])
     seen.save(tmp_path / "seen.pt")
-    again = federated.load(tmp_path / "seen.pt", models.mlp(64, (16,)))
+    again = federated.Observation.load(tmp_path / "seen.pt", models.mlp(64, (16,)))
     assert again.dtype == torch.float64
     assert torch.equal(again.shared[0], seen.shared[0])
 
@@ -241,20 +243,20 @@ class Trap:
 def test_load_refuses(tmp_path, model, batch, capsys):
     path = tmp_path / "seen.pt"
     with pytest.raises(FileNotFoundError, match="there is no file"):
-        federated.load(path, model)
+        federated.Observation.load(path, model)
     federated.observe(model, *batch).save(path)
     with pytest.raises(ValueError, match="model: its architecture is not the one"):
-        federated.load(path, models.mlp(64, (17,)))
+        federated.Observation.load(path, models.mlp(64, (17,)))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="damaged, half-written"):
-        federated.load(path, model)
+        federated.Observation.load(path, model)
     torch.save({"a": 1}, path)
     with pytest.raises(ValueError, match="no saved observation of format 1"):
-        federated.load(path, model)
+        federated.Observation.load(path, model)
     torch.save(Trap(), path)
     with pytest.raises(ValueError, match="damaged"):
-        federated.load(path, model)
+        federated.Observation.load(path, model)
     assert "code ran" not in capsys.readouterr().out
 
 
@@ -334,7 +336,7 @@ def test_observe_refuses(model, arguments, options, message):
 
 def test_other_refusals(model, batch):
     with pytest.raises(ValueError, match="gradients: got 'nose', wanted one of 1.weight"):
-        federated.from_gradients(model, {"nose": np.zeros(3)}, input_shape=(1, 8, 8), batch_size=1)
+        federated.Observation.from_gradients(model, {"nose": np.zeros(3)}, input_shape=(1, 8, 8), batch_size=1)
     with pytest.raises(ValueError, match="model: got a model without parameters"):
         federated.observe(nn.Flatten(), *batch)
     for options, message in (({"steps": 0, "lr": 1}, "steps: got 0"), ({"steps": 1, "lr": -1}, "lr: got -1")):
@@ -347,49 +349,52 @@ def test_rounds_with_one_step_are_gradient_descent(digits):
     x, y = digits[0].double(), digits[1]
     start = models.mlp(64, (8,)).double()
     clients = [(x[k : k + 16], y[k : k + 16]) for k in range(0, 64, 16)]
-    *_, last = federated.rounds(start, clients, LocalSteps(steps=1, lr=0.5), number=3)
+    *_, last = federated.fedavg(start, clients, LocalSteps(steps=1, lr=0.5), num_rounds=3)
     plain = copy.deepcopy(start)
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.5)
     for _ in range(3):
         optimizer.zero_grad()
         F.cross_entropy(plain(x), y).backward()
         optimizer.step()
-    for a, b in zip(last.model.parameters(), plain.parameters(), strict=True):
+    for a, b in zip(last.after.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(a, b)
     assert last.number == 3
-    assert sorted(last.updates) == [0, 1, 2, 3]
+    assert last.participants == (0, 1, 2, 3)
 
 
 def test_rounds_weigh_clients_by_their_data(digits):
     x, y = digits[0].double(), digits[1]
     start = models.mlp(64, (8,)).double()
     clients = [(x[:48], y[:48]), (x[48:], y[48:])]
-    (only,) = federated.rounds(start, clients, LocalSteps(steps=1, lr=0.5), number=1)
+    (only,) = federated.fedavg(start, clients, LocalSteps(steps=1, lr=0.5), num_rounds=1)
     gradient = federated.client_gradient(start, x, y)
-    for before, after, g in zip(start.parameters(), only.model.parameters(), gradient, strict=True):
+    for before, after, g in zip(start.parameters(), only.after.parameters(), gradient, strict=True):
         torch.testing.assert_close(after, before - 0.5 * g)
 
 
 def test_rounds_average_batch_norm_statistics(photos):
     start = models.convnet(batch_norm=True)
     clients = [(photos[0][:4], photos[1][:4]), (photos[0][4:8], photos[1][4:8])]
-    (only,) = federated.rounds(start, clients, LocalSteps(steps=1, lr=0.1), number=1)
+    (only,) = federated.fedavg(start, clients, LocalSteps(steps=1, lr=0.1), num_rounds=1)
     means = [start[0](x).mean((0, 2, 3)) for x, _ in clients]
-    torch.testing.assert_close(only.model[1].running_mean, 0.1 * (means[0] + means[1]) / 2)
+    torch.testing.assert_close(only.after[1].running_mean, 0.1 * (means[0] + means[1]) / 2)
     assert start[1].running_mean.abs().max() == 0
 
 
 def test_rounds_choose_clients_by_seed(digits):
     clients = [(digits[0][k : k + 8], digits[1][k : k + 8]) for k in range(0, 64, 8)]
     run = lambda seed: [  # noqa: E731
-        sorted(r.updates)
-        for r in federated.rounds(
-            models.mlp(64), clients, LocalSteps(steps=1, lr=0.1), number=4, per_round=2, seed=seed
+        list(r.participants)
+        for r in federated.fedavg(
+            models.mlp(64), clients, LocalSteps(steps=1, lr=0.1), num_rounds=4, per_round=2, seed=seed
         )
     ]
     assert run(0) == run(0)
     assert run(0) != run(1)
     assert all(len(chosen) == 2 for chosen in run(0))
-    for options, message in (({"number": 0}, "number: got 0"), ({"number": 1, "per_round": 9}, "per_round: got 9")):
+    for options, message in (
+        ({"num_rounds": 0}, "num_rounds: got 0"),
+        ({"num_rounds": 1, "per_round": 9}, "per_round: got 9"),
+    ):
         with pytest.raises(ValueError, match=message):
-            next(federated.rounds(models.mlp(64), clients, LocalSteps(steps=1, lr=0.1), **options))
+            next(federated.fedavg(models.mlp(64), clients, LocalSteps(steps=1, lr=0.1), **options))

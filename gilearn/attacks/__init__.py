@@ -5,8 +5,10 @@ The rows of the survey's Table 1 stand here under the survey's names, ready to c
 2.2), ``labels`` the rules that read labels off a gradient.
 """
 
+from gilearn.attacks import labels
 from gilearn.attacks.base import Attack, Reconstruction
-from gilearn.attacks.iteration import GradientMatching, Joint
+from gilearn.attacks.iteration import distances, initialization, optimizers, regularizers
+from gilearn.attacks.iteration.matching import GradientMatching, Joint
 from gilearn.attacks.iteration.presets import CPL, DLG, SAPAG, GradInversion, InvGrad, iDLG
 from gilearn.attacks.recursion import (
     COPA,
@@ -39,5 +41,10 @@ __all__ = [
     "RankWarning",
     "Reconstruction",
     "Recursion",
+    "distances",
     "iDLG",
+    "initialization",
+    "labels",
+    "optimizers",
+    "regularizers",
 ]

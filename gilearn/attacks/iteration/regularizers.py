@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gilearn.federated import Observation
-from gilearn.federated.norms import batch_norms, recorded_statistics
+from gilearn.federated.batch_norm import batch_norms, recorded_statistics
 
 
 @dataclass(kw_only=True)
