@@ -51,7 +51,7 @@ def leak(
         raise ValueError(f"amplify: got {amplify}, wanted a positive number")
     a, b = original.detach().cpu(), reconstruction.detach().cpu()[metrics.match(reconstruction, original)]
     if titles is None:
-        titles = [f"{value:.0f} dB" for value in torch.as_tensor(metrics.psnr(b, a, each=True)).tolist()]
+        titles = [f"{value:.0f} dB" for value in torch.as_tensor(metrics.psnr(b, a, reduction="none")).tolist()]
     times = "" if amplify == 1 else f" × {amplify:,.0f}"
     kinds = {"original": a, "reconstruction": b, f"difference{times}": (a - b).abs() * amplify}
     alone = len(a) == 1

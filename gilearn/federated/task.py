@@ -193,12 +193,11 @@ class _How:
             return tuple(g if g is None else g.mean(dim=0) for g in self.defense.examples(each, self.client))
         if self.functional:
             return self._functional(weights, inputs, targets, self.explicit)
-        if weights is None:
-            value, leaves = self._value(None, inputs, targets, self.explicit), list(self.parameters)
-        else:
-            value, leaves = self._value(weights, inputs, targets, self.explicit), list(weights.values())
+        leaves = self.parameters if weights is None else list(weights.values())
         trained = [leaf for leaf, moves in zip(leaves, self.trained, strict=True) if moves]
-        found = iter(torch.autograd.grad(value, trained, create_graph=self.create_graph, materialize_grads=True))
+        with torch.enable_grad():
+            value = self._value(weights, inputs, targets, self.explicit)
+            found = iter(torch.autograd.grad(value, trained, create_graph=self.create_graph, materialize_grads=True))
         gradients = tuple(next(found) if moves else None for moves in self.trained)
         past = () if self.explicit is None else self.explicit.bypassed
         return tuple(
