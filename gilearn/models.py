@@ -296,6 +296,14 @@ class Normalized(nn.Module):
         return output
 
 
+def unwrapped(model: nn.Module) -> tuple[nn.Module, Tensor, Tensor]:
+    """Return the network that takes normalized input, with mean and standard deviation: 0 and 1 if it is the model."""
+    if isinstance(model, Normalized):
+        return model.model, model.mean, model.std
+    like = next(model.parameters())
+    return model, like.new_zeros(()), like.new_ones(())
+
+
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Seed what ``torch.nn`` initializes from: the CPU's global generator, which is put back as it was.

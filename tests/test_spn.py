@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gilearn import federated, metrics, models
-from gilearn.attacks.recursion import SPN, Perceptron
+from gilearn.attacks.recursion import SPN, GradientDivision
 from gilearn.attacks.recursion.rgap import RGAP
 from gilearn.attacks.recursion.spn import perturbation_bound
 
@@ -65,7 +65,7 @@ def test_ignoring_the_reuse_of_weights_is_inconsistent_where_the_layer_s_system_
 def test_a_fully_connected_layer_is_the_perceptron(digits):
     x = digits[0][:1].double()
     seen = federated.observe(models.mlp(64).double(), x, digits[1][:1])
-    torch.testing.assert_close(SPN()(seen).inputs, Perceptron()(seen).inputs)
+    torch.testing.assert_close(SPN()(seen).inputs, GradientDivision()(seen).inputs)
 
 
 def test_refusals(photos, digits):
