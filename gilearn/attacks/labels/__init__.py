@@ -5,7 +5,7 @@ class c, less one for the examples that have it, times the features h. All rules
 float64 on the CPU and return a batch's labels in ascending order, since no gradient knows the order of its examples. An
 update after local steps is read as the mean gradient of these steps. Of a sequence model every place is an example.
 
-In a search the labels are a factor like the inputs' space: what a rule reads is :class:`Fixed`, :class:`Joint` searches.
+In a search the labels are a factor like the space of inputs: a rule gives :class:`Fixed` ones, :class:`Joint` searches.
 """
 
 from gilearn.attacks.labels.bag_of_words import RLG
