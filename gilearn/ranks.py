@@ -44,7 +44,7 @@ def gradient_spectrum(
     Chapter: deep-leakage. Source: survey, section 3.2.
     """
     check_name("loss", loss, LOSSES)
-    check_batch(model, x, y, None)
+    x, y, _ = check_batch(model, x, y)
     if chunk < 1:
         raise ValueError(f"chunk: got {chunk}, wanted at least 1")
     model = _in_float64(model)

@@ -84,7 +84,7 @@ def test_weight_decay_is_subtracted(digits):
     x, y = digits[0][:1].double(), digits[1][:1]
     loss = F.cross_entropy(model(x), y) + 0.05 * sum(p.square().sum() for p in model.parameters())
     shared = torch.autograd.grad(loss, list(model.parameters()))
-    seen = federated.from_gradients(model, shared, input_shape=(1, 8, 8), batch_size=1)
+    seen = federated.Observation.from_gradients(model, shared, input_shape=(1, 8, 8), batch_size=1)
     assert metrics.relative_error(attacks.PPDL_AHE(seen).inputs, x) > 0.1
     assert metrics.relative_error(attacks.GradientDivision(weight_decay=0.1)(seen).inputs, x) < 1e-12
 

@@ -184,7 +184,8 @@ def _first_layer(double: Observation) -> tuple[str, nn.Linear]:
     model, _, _ = unwrapped(double.model)
     generator = torch.Generator().manual_seed(0)
     probe = torch.rand(1, *double.input_shape, generator=generator, dtype=torch.float64).to(double.device)
-    with torch.no_grad(), recorded_inputs(model, nn.Linear) as recorded:
+    fully_connected = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    with torch.no_grad(), recorded_inputs(model, fully_connected) as recorded:
         model.eval()(probe)  # of the attacker's own copy
     fed = [layer for layer, given in recorded if torch.equal(given.flatten(), probe.flatten())]
     if not fed:
