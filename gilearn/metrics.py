@@ -6,8 +6,9 @@ by the assignment with the least total squared error. Images are compared as the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,58 +39,65 @@ def match(reconstruction: Tensor, original: Tensor) -> Tensor:
     return order
 
 
-def mse(reconstruction: Tensor, original: Tensor, *, each: bool = False) -> float | Tensor:
+def mse(reconstruction: Tensor, original: Tensor, *, reduction: str = "mean") -> float | Tensor:
     """Return the mean squared error per input after matching, then averaged.
 
     Args:
         reconstruction: Inputs (batch, ...).
         original: Inputs of the same shape.
-        each: Return one value per original, shape (batch,), in place of their mean.
+        reduction: ``"mean"``, or ``"none"`` for one value per original, shape (batch,).
 
     Raises:
-        ValueError: As :func:`match`.
+        ValueError: As :func:`match`; also for another ``reduction``.
 
     Chapter: measuring-leakage.
     """
     a, b = _matched(reconstruction, original)
-    return _summary((a - b).square().flatten(1).mean(1), each)
+    return _summary((a - b).square().flatten(1).mean(1), reduction)
 
 
-def psnr(reconstruction: Tensor, original: Tensor, *, data_range: float = 1.0, each: bool = False) -> float | Tensor:
+def psnr(
+    reconstruction: Tensor, original: Tensor, *, data_range: float = 1.0, reduction: str = "mean"
+) -> float | Tensor:
     """Return the peak signal-to-noise ratio in dB, per image after matching, then averaged.
 
-    An exact image would have an infinite ratio and hide every other one in the mean; it counts with the ratio of a
-    rounding error, 313 dB where either side is float64, else 138 dB.
+    An exact image would have an infinite ratio and hide every other one in the mean. So no ratio counts for more than
+    that of a rounding error in the reconstruction's own type: 313 dB in float64, 138 dB in float32 or less, whatever
+    the type of the original. Recursions return float64, searches the model's type: where both are exact, the numbers
+    differ by the types alone, and a comparison should convert both to float32 first.
 
     Args:
         reconstruction: Inputs (batch, ...).
         original: Inputs of the same shape.
         data_range: Largest value minus smallest value that an input can have: 1 for images in [0, 1].
-        each: Return one value per original, shape (batch,), in place of their mean.
+        reduction: ``"mean"``, or ``"none"`` for one value per original, shape (batch,).
 
     Raises:
-        ValueError: As :func:`match`; also if ``data_range`` is not positive.
+        ValueError: As :func:`match`; also for another ``reduction``, or if ``data_range`` is not positive.
 
     Chapter: measuring-leakage.
     """
     _check_range(data_range)
-    precise = torch.float64 in (reconstruction.dtype, original.dtype)
+    precise = reconstruction.dtype == torch.float64  # the original is the truth: its type says nothing of the error
     floor = (data_range * torch.finfo(torch.float64 if precise else torch.float32).eps) ** 2
-    error = torch.as_tensor(mse(reconstruction, original, each=True)).clamp_min(floor)
-    return _summary(10 * torch.log10(data_range**2 / error), each)
+    error = torch.as_tensor(mse(reconstruction, original, reduction="none")).clamp_min(floor)
+    return _summary(10 * torch.log10(data_range**2 / error), reduction)
 
 
-def ssim(reconstruction: Tensor, original: Tensor, *, data_range: float = 1.0, each: bool = False) -> float | Tensor:
+def ssim(
+    reconstruction: Tensor, original: Tensor, *, data_range: float = 1.0, reduction: str = "mean"
+) -> float | Tensor:
     """Return the structural similarity index per image after matching, then averaged: 1 is exact, about 0 unrelated.
 
     Args:
         reconstruction: Images (batch, channels, height, width), at least 7 pixels a side.
         original: Images of the same shape.
         data_range: Largest value minus smallest value that a pixel can have.
-        each: Return one value per original, shape (batch,), in place of their mean.
+        reduction: ``"mean"``, or ``"none"`` for one value per original, shape (batch,).
 
     Raises:
-        ValueError: As :func:`match`; also for other shapes, or if ``data_range`` is not positive.
+        ValueError: As :func:`match`; also for other shapes, another ``reduction``, or if ``data_range`` is not
+            positive.
 
     Chapter: measuring-leakage. Component: ``skimage.metrics.structural_similarity`` (7x7 windows).
     """
@@ -101,19 +109,19 @@ def ssim(reconstruction: Tensor, original: Tensor, *, data_range: float = 1.0, e
         raise ValueError(f"reconstruction: got shape {tuple(a.shape)}, wanted images of at least 7 by 7 pixels")
     pairs = zip(a.numpy(), b.numpy(), strict=True)
     values = [structural_similarity(p, q, channel_axis=0, data_range=data_range) for p, q in pairs]
-    return _summary(torch.tensor(values, dtype=torch.float64), each)
+    return _summary(torch.tensor(values, dtype=torch.float64), reduction)
 
 
-def relative_error(reconstruction: Tensor, original: Tensor, *, each: bool = False) -> float | Tensor:
+def relative_error(reconstruction: Tensor, original: Tensor, *, reduction: str = "mean") -> float | Tensor:
     """Return the norm of the error over the norm of the original, per input after matching, then averaged.
 
     Args:
         reconstruction: Inputs (batch, ...).
         original: Inputs of the same shape; none all zero.
-        each: Return one value per original, shape (batch,), in place of their mean.
+        reduction: ``"mean"``, or ``"none"`` for one value per original, shape (batch,).
 
     Raises:
-        ValueError: As :func:`match`; also if an original is all zero.
+        ValueError: As :func:`match`; also for another ``reduction``, or if an original is all zero.
 
     Chapter: measuring-leakage.
     """
@@ -121,7 +129,7 @@ def relative_error(reconstruction: Tensor, original: Tensor, *, each: bool = Fal
     norms = b.flatten(1).norm(dim=1)
     if (norms == 0).any():
         raise ValueError("original: got an all-zero input, for which a relative error means nothing")
-    return _summary((a - b).flatten(1).norm(dim=1) / norms, each)
+    return _summary((a - b).flatten(1).norm(dim=1) / norms, reduction)
 
 
 def label_accuracy(labels: Tensor, truth: Tensor) -> float:
@@ -190,20 +198,27 @@ def success_rate(successes: Iterable[bool], *, confidence: float = 0.95) -> Inte
 def interval(
     values: Iterable[float],
     *,
+    groups: Iterable[Hashable] | None = None,
     statistic: Callable[..., float] = np.mean,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
     """Return a statistic of the values, by default their mean, with its bootstrap percentile interval.
 
+    Without ``groups`` the trials count as independent. Two seeds on one picture, or two pictures of one batch, are not:
+    they vary less than two pictures do, and the interval comes out too short for a claim about other pictures.
+
     Args:
         values: One finite number per trial.
+        groups: What each trial shares with others, the name of its picture, say: whole groups are resampled, and ``n``
+            is their number.
         statistic: Of an array, along ``axis``: ``numpy.mean``, ``numpy.median``, ...
         confidence: Coverage of the interval, between 0 and 1.
         seed: Seeds the resampling.
 
     Raises:
-        ValueError: There is no value, one is not finite, or ``confidence`` is out of range.
+        ValueError: There is no value, one is not finite, not every value has its group, or ``confidence`` is out of
+            range.
 
     Chapter: measuring-leakage.
     """
@@ -211,10 +226,26 @@ def interval(
     _check_trials(len(data), confidence)
     if not np.isfinite(data).all():
         raise ValueError("values: got NaN or infinite values; count failures with success_rate, do not average them")
-    picks = np.random.default_rng(seed).integers(len(data), size=(9999, len(data)))
-    resampled = statistic(data[picks], axis=1)
+    members = _members(range(len(data)) if groups is None else list(groups), len(data))
+    picks = np.random.default_rng(seed).integers(len(members), size=(9999, len(members)))
+    resampled: Any
+    if len({len(member) for member in members}) == 1:
+        resampled = statistic(data[np.array(members)[picks]].reshape(len(picks), -1), axis=1)
+    else:
+        drawn = (np.concatenate([data[members[k]] for k in pick]) for pick in picks)
+        resampled = np.array([statistic(values, axis=0) for values in drawn])
     low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(estimate=float(statistic(data)), low=float(low), high=float(high), n=len(data))
+    return Interval(estimate=float(statistic(data)), low=float(low), high=float(high), n=len(members))
+
+
+def _members(groups: Sequence[Hashable], number: int) -> list[list[int]]:
+    """Return the indices of each group's trials."""
+    if len(groups) != number:
+        raise ValueError(f"groups: got {len(groups)} for {number} values, wanted one each")
+    members: dict[Hashable, list[int]] = {}
+    for k, group in enumerate(groups):
+        members.setdefault(group, []).append(k)
+    return list(members.values())
 
 
 def _pair(reconstruction: Tensor, original: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,8 +271,10 @@ def _matched(reconstruction: Tensor, original: Tensor) -> tuple[Tensor, Tensor]:
     return a[match(a, b)], b
 
 
-def _summary(values: Tensor, each: bool) -> float | Tensor:
-    return values if each else float(values.mean())
+def _summary(values: Tensor, reduction: str) -> float | Tensor:
+    if reduction not in ("mean", "none"):
+        raise ValueError(f"reduction: got {reduction!r}, wanted 'mean' or 'none'")
+    return values if reduction == "none" else float(values.mean())
 
 
 def _check_range(data_range: float) -> None:

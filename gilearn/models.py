@@ -29,12 +29,12 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def device() -> torch.device:
-    """Return the fastest device at hand: CUDA, else MPS, else the CPU. A model moved there takes everything along."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
+    """Return CUDA where there is one, else the CPU. A model moved there takes everything along.
+
+    Apple's MPS is not among them: it has no float64, which line searches, label rules and recursions compute in, and
+    nothing here has been run on it.
+    """
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def mlp(
@@ -296,12 +296,28 @@ class Normalized(nn.Module):
         return output
 
 
+def unwrapped(model: nn.Module) -> tuple[nn.Module, Tensor, Tensor]:
+    """Return the network that takes normalized input, with mean and standard deviation: 0 and 1 if it is the model."""
+    if isinstance(model, Normalized):
+        return model.model, model.mean, model.std
+    like = next(model.parameters())
+    return model, like.new_zeros(()), like.new_ones(())
+
+
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    # torch.nn initializes from the global generator alone; it is put back as it was.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
+    """Seed what ``torch.nn`` initializes from: the CPU's global generator, which is put back as it was.
+
+    ``torch.manual_seed`` would seed the generators of all other devices too, and nothing would put those back.
+    """
+    generator = torch.default_generator
+    before = generator.get_state()
+    try:
+        generator.manual_seed(seed)
+        with torch.device("cpu"):  # whatever the default device is: the same seed means the same weights
+            yield
+    finally:
+        generator.set_state(before)
 
 
 def _activation(name: str) -> Callable[[], nn.Module]:

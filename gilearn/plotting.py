@@ -51,7 +51,7 @@ def leak(
         raise ValueError(f"amplify: got {amplify}, wanted a positive number")
     a, b = original.detach().cpu(), reconstruction.detach().cpu()[metrics.match(reconstruction, original)]
     if titles is None:
-        titles = [f"{value:.0f} dB" for value in torch.as_tensor(metrics.psnr(b, a, each=True)).tolist()]
+        titles = [f"{value:.0f} dB" for value in torch.as_tensor(metrics.psnr(b, a, reduction="none")).tolist()]
     times = "" if amplify == 1 else f" × {amplify:,.0f}"
     kinds = {"original": a, "reconstruction": b, f"difference{times}": (a - b).abs() * amplify}
     alone = len(a) == 1
@@ -116,7 +116,8 @@ def descent(histories: Mapping[str, Tensor], *, ylabel: str = "gradient distance
     with _figure(1, 1, (6.0, 3.2)) as (figure, axes):
         axis = axes[0, 0]
         for name, values in histories.items():
-            y = np.minimum.accumulate(values.numpy()) if best else values.numpy()
+            y = values.detach().cpu().numpy()
+            y = np.minimum.accumulate(y) if best else y
             axis.loglog(np.arange(1, len(y) + 1), y, label=name)
         axis.set(xlabel="evaluations", ylabel=ylabel)
         axis.legend()
@@ -149,7 +150,7 @@ def rates(intervals: Mapping[str, metrics.Interval], *, xlabel: str = "success r
 def frames(
     snapshots: Sequence[tuple[int, Tensor]], original: Tensor, *, side: int = 160
 ) -> tuple[list[Any], list[str]]:
-    """Turn an attack's snapshots into what ``viewer.scrubber`` takes: pictures and their labels.
+    """Turn an attack's snapshots into what ``notebook.scrubber`` takes: pictures and their labels.
 
     Args:
         snapshots: Pairs (evaluation, inputs), as in ``Reconstruction.snapshots``.

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gilearn import federated, metrics, models, risk
+from gilearn import federated, metrics, models, ranks
+from gilearn.attacks.recursion import RGAP, RankWarning
 from gilearn.attacks.recursion.copa import COPA, PullBack
-from gilearn.attacks.recursion.rgap import RGAP, RankWarning
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ def test_cnn6_d(photos):
         assert metrics.relative_error(RGAP(seen).inputs, x) > 0.5
     found = COPA(seen)
     assert metrics.relative_error(found.inputs, x) < 1e-8
-    report = risk.rank_report(model, (3, 32, 32))
+    report = ranks.rank_report(model, (3, 32, 32))
     assert report.loc["2", "deficiency"] == 280
     assert report.loc["2", "virtual"] == 396
 
@@ -94,7 +94,7 @@ def test_the_security_index_orders_architectures_as_the_error_does(photos):
     for filters in (64, 12, 6, 2):
         model = victim(filters, nn.Identity())
         errors.append(attacked(RGAP, model, photos)[0])
-        indices.append(int(risk.rank_report(model, (3, 12, 12), exact_rank_up_to=0)["deficiency"].sum()))
+        indices.append(int(ranks.rank_report(model, (3, 12, 12), exact_rank_up_to=0)["deficiency"].sum()))
     assert indices == sorted(indices)
     assert errors == sorted(errors)
 

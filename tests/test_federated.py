@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gilearn import federated, models
-from gilearn.federated import LocalSteps
+from gilearn.federated import LocalSteps, Observation
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_what_leaves_has_no_other_field(model, batch):
     """The schema of what leaves the client: a new field here is a new leak to think about."""
     fields = {f.name for f in dataclasses.fields(federated.Observation)}
     assert fields == {
-        "model", "shared", "input_shape", "batch_size", "num_classes", "loss", "local", "knowledge",
+        "model", "shared", "input_shape", "batch_size", "num_classes", "loss", "local", "tokens", "knowledge",
     }  # fmt: skip
 
 
@@ -146,7 +146,9 @@ def test_an_observation_shares_no_memory(photos):
     model = models.convnet(batch_norm=True)
     x, y = photos[0][:2].clone(), photos[1][:2].clone()
     gradients = list(federated.client_gradient(copy.deepcopy(model), x, y))
-    seen = federated.from_gradients(model, gradients, input_shape=x.shape[1:], batch_size=2, knowledge={"labels": y})
+    seen = federated.Observation.from_gradients(
+        model, gradients, input_shape=x.shape[1:], batch_size=2, knowledge={"labels": y}
+    )
     kept = [g.clone() for g in seen.shared], copy.deepcopy(seen.model.state_dict()), y.clone()
     with torch.no_grad():
         for tensor in (*gradients, *model.parameters(), x):
@@ -172,13 +174,6 @@ def test_batch_norm_in_both_modes(photos):
     torch.testing.assert_close(evaluated.shared[0], expected[0])
 
 
-def test_dropout_is_seeded(batch):
-    model = nn.Sequential(*models.mlp(64, (32,))[:2], nn.Dropout(0.5), *models.mlp(32, ())[1:])
-    a, b, c = (federated.observe(model, *batch, seed=seed).shared[0] for seed in (0, 0, 1))
-    assert torch.equal(a, b)
-    assert not torch.equal(a, c)
-
-
 def test_parameters_that_are_not_trained_share_nothing(model, batch):
     model[1].weight.requires_grad_(False)
     seen = federated.observe(model, *batch)
@@ -199,7 +194,7 @@ def test_gradients_from_elsewhere(model, batch, form):
         "list of arrays": list(named.values()),
         "nested lists": [g.tolist() for g in named.values()],
     }.get(form, named)
-    other = federated.from_gradients(model, gradients, input_shape=(1, 8, 8), batch_size=4)
+    other = federated.Observation.from_gradients(model, gradients, input_shape=(1, 8, 8), batch_size=4)
     for a, b in zip(seen.shared, other.shared, strict=True):
         assert b is None or torch.equal(a, b)
     assert (other.shared[1] is None) == (form == "by name, one missing")
@@ -214,7 +209,7 @@ def test_saving_and_loading(tmp_path, photos):
     seen = dataclasses.replace(seen, shared=(None, *seen.shared[1:]))
     seen.save(tmp_path / "seen.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["seen.pt"]
-    again = federated.load(tmp_path / "seen.pt", models.convnet(batch_norm=True, seed=9).eval())
+    again = federated.Observation.load(tmp_path / "seen.pt", models.convnet(batch_norm=True, seed=9).eval())
     assert again.shared[0] is None
     assert all(torch.equal(a, b) for a, b in zip(seen.shared[1:], again.shared[1:], strict=True))
     assert all(torch.equal(v, again.model.state_dict()[k]) for k, v in seen.model.state_dict().items())
@@ -228,7 +223,7 @@ def test_saving_and_loading(tmp_path, photos):
 def test_float64_survives_the_file(tmp_path, model, batch):
     seen = federated.observe(model.double(), batch[0].double(), batch[1])
     seen.save(tmp_path / "seen.pt")
-    again = federated.load(tmp_path / "seen.pt", models.mlp(64, (16,)))
+    again = federated.Observation.load(tmp_path / "seen.pt", models.mlp(64, (16,)))
     assert again.dtype == torch.float64
     assert torch.equal(again.shared[0], seen.shared[0])
 
@@ -241,20 +236,20 @@ class Trap:
 def test_load_refuses(tmp_path, model, batch, capsys):
     path = tmp_path / "seen.pt"
     with pytest.raises(FileNotFoundError, match="there is no file"):
-        federated.load(path, model)
+        federated.Observation.load(path, model)
     federated.observe(model, *batch).save(path)
     with pytest.raises(ValueError, match="model: its architecture is not the one"):
-        federated.load(path, models.mlp(64, (17,)))
+        federated.Observation.load(path, models.mlp(64, (17,)))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="damaged, half-written"):
-        federated.load(path, model)
+        federated.Observation.load(path, model)
     torch.save({"a": 1}, path)
     with pytest.raises(ValueError, match="no saved observation of format 1"):
-        federated.load(path, model)
+        federated.Observation.load(path, model)
     torch.save(Trap(), path)
     with pytest.raises(ValueError, match="damaged"):
-        federated.load(path, model)
+        federated.Observation.load(path, model)
     assert "code ran" not in capsys.readouterr().out
 
 
@@ -334,7 +329,7 @@ def test_observe_refuses(model, arguments, options, message):
 
 def test_other_refusals(model, batch):
     with pytest.raises(ValueError, match="gradients: got 'nose', wanted one of 1.weight"):
-        federated.from_gradients(model, {"nose": np.zeros(3)}, input_shape=(1, 8, 8), batch_size=1)
+        federated.Observation.from_gradients(model, {"nose": np.zeros(3)}, input_shape=(1, 8, 8), batch_size=1)
     with pytest.raises(ValueError, match="model: got a model without parameters"):
         federated.observe(nn.Flatten(), *batch)
     for options, message in (({"steps": 0, "lr": 1}, "steps: got 0"), ({"steps": 1, "lr": -1}, "lr: got -1")):
@@ -342,54 +337,120 @@ def test_other_refusals(model, batch):
             LocalSteps(**options)
 
 
-def test_rounds_with_one_step_are_gradient_descent(digits):
-    """FedSGD over equal clients is plain gradient descent on all data."""
-    x, y = digits[0].double(), digits[1]
-    start = models.mlp(64, (8,)).double()
-    clients = [(x[k : k + 16], y[k : k + 16]) for k in range(0, 64, 16)]
-    *_, last = federated.rounds(start, clients, LocalSteps(steps=1, lr=0.5), number=3)
-    plain = copy.deepcopy(start)
-    optimizer = torch.optim.SGD(plain.parameters(), lr=0.5)
-    for _ in range(3):
-        optimizer.zero_grad()
-        F.cross_entropy(plain(x), y).backward()
-        optimizer.step()
-    for a, b in zip(last.model.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(a, b)
-    assert last.number == 3
-    assert sorted(last.updates) == [0, 1, 2, 3]
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.InstanceNorm2d])
+@pytest.mark.parametrize("training", [True, False])
+def test_no_normalization_moves_under_simulation(norm, training, photos):
+    """The observation's buffers are the server's; an instance normalization's used to move with every simulation."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = nn.Conv2d(3, 4, 3, stride=4), norm(4, track_running_stats=True), nn.Flatten(), nn.Linear(256, 10)
+        model = nn.Sequential(*layers)
+    model.train(training)
+    seen = federated.observe(model, photos[0][:2], photos[1][:2])
+    before = copy.deepcopy(seen.model.state_dict())
+    first = seen.simulate(photos[0][:2], photos[1][:2], create_graph=False)
+    seen.network(photos[0][4:8])
+    again = seen.simulate(photos[0][:2], photos[1][:2], create_graph=False)
+    torch.testing.assert_close(first, seen.shared)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert all(torch.equal(value, before[key]) for key, value in seen.model.state_dict().items())
+    assert "1.running_mean" in before
 
 
-def test_rounds_weigh_clients_by_their_data(digits):
-    x, y = digits[0].double(), digits[1]
-    start = models.mlp(64, (8,)).double()
-    clients = [(x[:48], y[:48]), (x[48:], y[48:])]
-    (only,) = federated.rounds(start, clients, LocalSteps(steps=1, lr=0.5), number=1)
-    gradient = federated.client_gradient(start, x, y)
-    for before, after, g in zip(start.parameters(), only.model.parameters(), gradient, strict=True):
-        torch.testing.assert_close(after, before - 0.5 * g)
+def test_the_gradient_of_a_foreign_parameter(model, batch):
+    """``None`` means withheld; another model's parameter is a mistake, and used to read as withheld too."""
+    seen = federated.observe(model, *batch)
+    assert torch.equal(seen.gradient_of(seen.model[1].weight), seen.shared[0])
+    assert torch.equal(seen.gradient_of(seen.network[1].weight), seen.shared[0])
+    assert seen.gradient_of(None) is None
+    with pytest.raises(ValueError, match=r"parameter: got one of shape \(16, 64\), wanted a parameter of seen.model"):
+        seen.gradient_of(model[1].weight)
+    update = federated.observe(model, *batch, local=LocalSteps(steps=2, lr=0.1))
+    torch.testing.assert_close(update.gradient_of(update.model[1].weight), update.shared[0] / 0.2)
 
 
-def test_rounds_average_batch_norm_statistics(photos):
-    start = models.convnet(batch_norm=True)
-    clients = [(photos[0][:4], photos[1][:4]), (photos[0][4:8], photos[1][4:8])]
-    (only,) = federated.rounds(start, clients, LocalSteps(steps=1, lr=0.1), number=1)
-    means = [start[0](x).mean((0, 2, 3)) for x, _ in clients]
-    torch.testing.assert_close(only.model[1].running_mean, 0.1 * (means[0] + means[1]) / 2)
-    assert start[1].running_mean.abs().max() == 0
+class Counting(nn.Module):
+    """A model whose first state is an integer buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("counter", torch.tensor(7))
+        self.body = models.mlp(64, (3,))
+
+    def forward(self, x):
+        return self.body(x)
 
 
-def test_rounds_choose_clients_by_seed(digits):
-    clients = [(digits[0][k : k + 8], digits[1][k : k + 8]) for k in range(0, 64, 8)]
-    run = lambda seed: [  # noqa: E731
-        sorted(r.updates)
-        for r in federated.rounds(
-            models.mlp(64), clients, LocalSteps(steps=1, lr=0.1), number=4, per_round=2, seed=seed
-        )
-    ]
-    assert run(0) == run(0)
-    assert run(0) != run(1)
-    assert all(len(chosen) == 2 for chosen in run(0))
-    for options, message in (({"number": 0}, "number: got 0"), ({"number": 1, "per_round": 9}, "per_round: got 9")):
-        with pytest.raises(ValueError, match=message):
-            next(federated.rounds(models.mlp(64), clients, LocalSteps(steps=1, lr=0.1), **options))
+def test_loading_a_model_that_begins_with_an_integer_buffer(tmp_path, batch):
+    federated.observe(Counting().double(), *batch).save(tmp_path / "seen.pt")
+    again = Observation.load(tmp_path / "seen.pt", Counting())
+    assert again.dtype == torch.float64
+    assert again.model.counter.dtype == torch.int64
+
+
+def test_observations_compare_and_hash(model, batch):
+    one, other = federated.observe(model, *batch), federated.observe(model, *batch)
+    assert one == one
+    assert one != other
+    assert len({one, other}) == 2
+
+
+@pytest.mark.parametrize(
+    "y", [[3, 1, 4, 1], np.array([3, 1, 4, 1]), torch.tensor([3, 1, 4, 1], dtype=torch.int32)], ids=str
+)
+def test_labels_in_every_form(model, batch, y):
+    wanted = federated.observe(model, batch[0], torch.tensor([3, 1, 4, 1]))
+    for inputs in (batch[0], batch[0].numpy(), batch[0].double(), batch[0].tolist()):
+        got = federated.observe(model, inputs, y, declare=["labels"])
+        assert torch.equal(got.shared[0], wanted.shared[0])
+        assert got.known("labels").dtype == torch.int64
+
+
+def test_one_label_for_one_example(model, batch):
+    wanted = federated.observe(model, batch[0][:1], torch.tensor([3]))
+    assert torch.equal(federated.observe(model, batch[0][:1], 3).shared[0], wanted.shared[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda m, x, y: federated.observe(m, x, "three"), "y: got a str, wanted a tensor or an array"),
+        (lambda m, x, y: federated.observe(m, x, y == 1), "y: got torch.bool, wanted integer labels"),
+        (lambda m, x, y: federated.observe("net", x, y), "model: got a str, wanted a torch.nn.Module"),
+        (lambda m, x, y: federated.observe(m, x > 0, y), "x: got torch.bool, wanted floating-point numbers"),
+        (lambda m, x, y: federated.observe(m, (255 * x).to(torch.uint8), y), r"input_shape: got \(1, 8, 8\)"),
+        (
+            lambda m, x, y: federated.observe(m, x, y, declare="labels"),
+            r"declare: got the text 'labels', wanted a list of names: \['labels'\]",
+        ),
+    ],
+)
+def test_what_is_no_batch_is_named(model, batch, make, message):
+    with pytest.raises(ValueError, match=message):
+        make(model, *batch)
+
+
+def test_weights_are_no_gradients(photos):
+    for net, x in ((models.mlp(64), (1, 8, 8)), (models.convnet(batch_norm=True), (3, 32, 32))):
+        with pytest.raises(ValueError, match=r"gradients: got the model's own weights \(its state_dict\?\)"):
+            Observation.from_gradients(net, net.state_dict(), input_shape=x, batch_size=1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([3.7]), r"labels: got class probabilities of shape \(1,\), wanted \(1, 10\)"),
+        (torch.tensor([10]), r"labels: got \[10\], wanted 1 labels from 0 to 9"),
+        (torch.tensor([1, 2]), "labels: got 2 for a batch of 1"),
+    ],
+)
+def test_declared_labels_are_labels(model, batch, labels, message):
+    gradients = federated.client_gradient(model, batch[0][:1], batch[1][:1])
+    options = {"input_shape": (1, 8, 8), "batch_size": 1}
+    with pytest.raises(ValueError, match=message):
+        Observation.from_gradients(model, gradients, knowledge={"labels": labels}, **options)
+
+
+def test_undeclared_knowledge_says_both_ways_to_declare_it(model, batch):
+    with pytest.raises(ValueError, match=r"declare=\['labels'\]\).*knowledge=\{'labels': \.\.\.\}"):
+        federated.observe(model, *batch).known("labels")

@@ -95,7 +95,7 @@ def batch(digits, generator, size, *, distinct=False):
 
 
 RULES = {
-    "Yin": labels.Yin(),
+    "row minimum": labels.RowMinimum(),
     "LLG": labels.LLG(),
     "LLG*": labels.LLGStar(rounds=3),
     "iLRG": labels.ILRG(),
@@ -174,13 +174,13 @@ def test_what_the_rules_cannot_do(many_digits):
     x, y = many_digits
     relu, tanh = (models.mlp(64, (64,), activation=name) for name in ("relu", "tanh"))
     with pytest.raises(ValueError, match="20 examples of 10 classes"):
-        labels.Yin()(federated.observe(relu, x[:20], y[:20]))
+        labels.RowMinimum()(federated.observe(relu, x[:20], y[:20]))
     repeated = federated.observe(relu, x[:2], torch.tensor([3, 3]))
     with pytest.raises(ValueError, match="repeated labels"):
-        labels.Yin()(repeated)
-    assert 3 in labels.Yin(strict=False)(repeated).tolist()
+        labels.RowMinimum()(repeated)
+    assert 3 in labels.RowMinimum(strict=False)(repeated).tolist()
     with pytest.raises(ValueError, match="features of both signs"):
-        labels.Yin()(federated.observe(tanh, x[:2], y[:2]))
+        labels.RowMinimum()(federated.observe(tanh, x[:2], y[:2]))
     with pytest.raises(ValueError, match="rank"):
         labels.RLG()(federated.observe(relu, x[:30], y[:30]))
     with pytest.raises(ValueError, match="bias gradient"):
@@ -223,3 +223,77 @@ def test_idlg_does_not_guess_when_rounding_leaves_one_row(digits):
                 continue
     assert answers
     assert all(answers)
+
+
+def test_a_rule_becomes_a_fixed_factor(digits):
+    """The labels of a search: nothing to begin with, the rule's labels as targets, on the observation's device."""
+    x, y = digits
+    seen = federated.observe(models.mlp(64), x[:2], y[:2], declare=["labels"])
+    factor = labels.Declared().build(seen)
+    assert factor.begin(seen, None, torch.Generator()) == {}
+    assert torch.equal(factor.decode({})["targets"], y[:2])
+    assert isinstance(factor, labels.Fixed)
+    soft = torch.full((2, 10), 0.1, dtype=torch.float64)
+    assert labels.Fixed(soft).build(seen).targets.dtype == seen.dtype
+    assert labels.Declared().replace() == labels.Declared()
+    with pytest.raises(NotImplementedError):
+        labels.LabelRule()(seen)
+
+
+def test_joint_labels_are_searched(digits):
+    x, y = digits
+    seen = federated.observe(models.mlp(64), x[:2], y[:2])
+    factor = labels.Joint().build(seen)
+    variables = factor.begin(seen, None, torch.Generator().manual_seed(5))
+    wanted = torch.randn((2, 10), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    assert torch.equal(variables["logits"], wanted.float())
+    assert torch.equal(factor.decode(variables)["targets"], wanted.float().softmax(dim=-1))
+    factor.project(variables)
+    assert torch.equal(variables["logits"], wanted.float())
+    ones = labels.Joint(initialization=lambda shape, generator: torch.ones(shape))
+    assert ones.begin(seen, None, torch.Generator())["logits"].tolist() == [[1.0] * 10] * 2
+    logit = federated.observe(models.mlp(64, num_classes=1), x[:1], torch.tensor([1]), loss="logistic")
+    with pytest.raises(
+        ValueError, match=r"labels: Joint\(\) needs the loss cross_entropy, the observation has logistic"
+    ):
+        labels.Joint().build(logit)
+
+
+def test_a_plain_function_is_a_rule(digits):
+    seen = federated.observe(models.mlp(64), digits[0][:2], digits[1][:2])
+    assert labels.as_factor(lambda seen: torch.tensor([3, 4]), seen).decode({})["targets"].tolist() == [3, 4]
+    assert labels.as_factor(labels.Joint(), seen) == labels.Joint()
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (torch.tensor([3.7, 2.0]), r"labels: got class probabilities of shape \(2,\), wanted \(2, 10\)"),
+        (torch.tensor([3]), r"labels: got \[3\], wanted 2 labels from 0 to 9"),
+        (torch.tensor([3, 10]), r"labels: got \[3, 10\], wanted 2 labels from 0 to 9"),
+        (torch.tensor([-1, 3]), r"labels: got \[-1, 3\], wanted 2 labels from 0 to 9"),
+        (torch.tensor([True, False]), "labels: got tensor.* wanted integer labels"),
+        (torch.tensor(3), "labels: got tensor.* wanted integer labels"),
+        (torch.full((2, 9), 0.1), r"probabilities of shape \(2, 9\), wanted \(2, 10\)"),
+        (torch.full((2, 10), torch.nan), "labels: got probabilities that are negative, NaN or infinite"),
+        ([3, 4], "labels: got a list, wanted a tensor"),
+    ],
+)
+def test_what_a_rule_returns_is_checked(digits, found, message):
+    seen = federated.observe(models.mlp(64), digits[0][:2], digits[1][:2])
+    with pytest.raises(ValueError, match=message):
+        labels.as_factor(lambda seen: found, seen)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (labels.IDLG, r"labels: got the class IDLG, wanted a value: IDLG\(\)"),
+        (torch.tensor([1]), "wanted a rule, Joint"),
+        ("joint", "labels: got 'joint'"),
+    ],
+)
+def test_what_is_no_rule(digits, given, message):
+    seen = federated.observe(models.mlp(64), digits[0][:1], digits[1][:1])
+    with pytest.raises(ValueError, match=message):
+        labels.as_factor(given, seen)

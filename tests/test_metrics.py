@@ -29,7 +29,7 @@ def test_known_values():
 
 def test_against_scikit_image(pair):
     a, b = pair
-    ours = metrics.psnr(a, b, each=True), metrics.ssim(a, b, each=True)
+    ours = metrics.psnr(a, b, reduction="none"), metrics.ssim(a, b, reduction="none")
     for k in range(4):
         p, q = a[k].double().numpy(), b[k].double().numpy()
         assert float(ours[0][k]) == pytest.approx(peak_signal_noise_ratio(q, p, data_range=1))
@@ -49,18 +49,40 @@ def test_one_reconstruction_counts_once(photos):
     """Two copies of one exact picture are one success and one failure, not two successes."""
     x = photos[0][:2]
     both = torch.stack([x[0], x[0]])
-    assert (metrics.mse(both, x, each=True) < 1e-9).sum() == 1
+    assert (metrics.mse(both, x, reduction="none") < 1e-9).sum() == 1
 
 
 def test_one_exact_picture_does_not_hide_a_bad_one(photos):
     x = photos[0][:2]
     a = x.clone()
     a[1] += 0.1
-    each = metrics.psnr(a, x, each=True)
+    each = metrics.psnr(a, x, reduction="none")
     assert float(each[1]) == pytest.approx(20, abs=1e-4)
     assert float(each[0]) == pytest.approx(-20 * math.log10(torch.finfo(torch.float32).eps))
     assert math.isfinite(metrics.psnr(a, x))
     assert metrics.psnr(x.double(), x.double()) == pytest.approx(313, abs=1)
+
+
+@pytest.mark.parametrize("original", [torch.float32, torch.float64])
+def test_the_floor_goes_by_the_reconstruction(photos, original):
+    """An exact float32 result counts 138 dB and a float64 one 313, whatever type the truth comes in."""
+    x = photos[0][:1]
+    truth = x.to(original)
+    assert metrics.psnr(x, truth) == pytest.approx(-20 * math.log10(torch.finfo(torch.float32).eps))
+    assert metrics.psnr(x.double(), truth) == pytest.approx(-20 * math.log10(torch.finfo(torch.float64).eps))
+    near = x.double() + 1e-9
+    assert metrics.psnr(near, truth) == pytest.approx(180, abs=0.1)
+    assert metrics.psnr(x.half(), x.half()) == pytest.approx(138, abs=1)
+
+
+@pytest.mark.parametrize("metric", [metrics.mse, metrics.psnr, metrics.ssim, metrics.relative_error])
+def test_reduction(pair, metric):
+    a, b = pair
+    each = metric(a, b, reduction="none")
+    assert each.shape == (4,)
+    assert metric(a, b) == metric(a, b, reduction="mean") == pytest.approx(float(each.mean()))
+    with pytest.raises(ValueError, match="reduction: got 'sum', wanted 'mean' or 'none'"):
+        metric(a, b, reduction="sum")
 
 
 def test_nothing_is_clipped():
@@ -98,9 +120,29 @@ def test_bootstrap_covers():
     assert metrics.interval([1, 2, 5], seed=1) == metrics.interval([1, 2, 5], seed=1)
 
 
+def test_groups_are_resampled_whole():
+    """Ten seeds on each of six pictures are six trials: the interval covers, where that of sixty does not."""
+    rng, pictures = np.random.default_rng(0), np.repeat(range(6), 10)
+    alone, grouped = [], []
+    for k in range(40):
+        values = np.repeat(rng.normal(size=6), 10) + 0.01 * rng.normal(size=60)
+        alone.append(metrics.interval(values, seed=k))
+        grouped.append(metrics.interval(values, groups=pictures.tolist(), seed=k))
+    assert (
+        np.mean([i.low <= 0 <= i.high for i in grouped]) > 0.75 > 0.6 > np.mean([i.low <= 0 <= i.high for i in alone])
+    )
+    assert (grouped[0].n, alone[0].n) == (6, 60)
+    assert grouped[0].estimate == alone[0].estimate
+    uneven = metrics.interval([1.0, 1.0, 5.0], groups=["a", "a", "b"])
+    assert (uneven.low, uneven.high) == (1, 5)
+    median = metrics.interval([1, 2, 3], groups=[1, 2, 3], statistic=np.median)
+    assert (median.estimate, median.low, median.high) == (2, 1, 3)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda x: metrics.interval([1.0, 2.0], groups=[1]), "groups: got 1 for 2 values"),
         (lambda x: metrics.mse(x, x[:1]), "reconstruction: got shape"),
         (lambda x: metrics.mse(x[:0], x[:0]), "reconstruction: got shape"),
         (lambda x: metrics.psnr(x * torch.nan, x), "reconstruction: got NaN"),

@@ -81,8 +81,48 @@ def test_refusals(call, message):
         call()
 
 
-def test_device():
-    assert gilearn.device().type in ("cpu", "cuda", "mps")
+def test_device(monkeypatch):
+    """CUDA or the CPU; MPS has no float64, so that attacks would fail where the package sent them."""
+    assert gilearn.device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert gilearn.device().type == "cpu"
+
+
+def test_no_generator_of_another_device_is_seeded(monkeypatch):
+    seeded = []
+    for module in (torch.cuda, torch.mps, torch.xpu):
+        for name in ("manual_seed", "manual_seed_all"):
+            monkeypatch.setattr(module, name, lambda *arguments: seeded.append(arguments), raising=False)
+    models.lenet()
+    models.resnet18()
+    assert seeded == []
+
+
+def test_weights_are_what_pytorch_s_seed_gives():
+    """Stored weights and figures depend on it: the draws are those that follow ``torch.manual_seed``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        layers = [torch.nn.Linear(192, 16), torch.nn.Linear(16, 10)]
+        torch.manual_seed(4)
+        convolution = torch.nn.Conv2d(3, 12, 4, stride=2, padding=2, bias=False)
+    model = models.mlp(192, (16,), seed=3)
+    assert torch.equal(model[1].weight, layers[0].weight)
+    assert torch.equal(model[3].bias, layers[1].bias)
+    assert torch.equal(models.cnn6(seed=4)[0].weight, convolution.weight)
+
+
+def test_weights_do_not_depend_on_the_default_device():
+    with torch.device("meta"):
+        model = models.mlp(192, (16,), seed=3)
+    assert torch.equal(model[1].weight, models.mlp(192, (16,), seed=3)[1].weight)
+
+
+def test_the_state_is_put_back_where_a_builder_fails():
+    before = torch.get_rng_state()
+    with pytest.raises(RuntimeError), models._seeded(5):
+        raise RuntimeError
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_torchvision_without_its_operators():

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from gilearn import attacks, federated, metrics, models
+from gilearn.attacks.recursion import RGAP, RankWarning, Recursion
 from gilearn.attacks.recursion.heads import TURNING_POINT, margins
-from gilearn.attacks.recursion.rgap import RGAP, RankWarning, Recursion
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""PPDL-SPN: exact for fully connected layers, inconsistent for convolutions; its bound holds; the polarized head."""
+"""PPDL-SPN: exact for fully connected layers, inconsistent for convolutions; its bound holds."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gilearn import data, defenses, federated, metrics, models
-from gilearn.attacks.recursion import SPN, Perceptron
+from gilearn import federated, metrics, models
+from gilearn.attacks.recursion import SPN, GradientDivision
 from gilearn.attacks.recursion.rgap import RGAP
 from gilearn.attacks.recursion.spn import perturbation_bound
 
@@ -65,7 +65,7 @@ def test_ignoring_the_reuse_of_weights_is_inconsistent_where_the_layer_s_system_
 def test_a_fully_connected_layer_is_the_perceptron(digits):
     x = digits[0][:1].double()
     seen = federated.observe(models.mlp(64).double(), x, digits[1][:1])
-    torch.testing.assert_close(SPN()(seen).inputs, Perceptron()(seen).inputs)
+    torch.testing.assert_close(SPN()(seen).inputs, GradientDivision()(seen).inputs)
 
 
 def test_refusals(photos, digits):
@@ -110,60 +110,3 @@ def test_the_bound_refuses():
         perturbation_bound(torch.ones(3, 2), torch.ones(3, 4), torch.zeros(3, 2), torch.zeros(3, 4))
     with pytest.raises(ValueError, match="right: got shape"):
         perturbation_bound(eye, torch.ones(2, 3), eye, torch.ones(2, 3))
-
-
-def thin():
-    layers = [nn.Conv2d(1, 2, 3, stride=2, padding=1), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(32, 10)]
-    return nn.Sequential(*layers)
-
-
-def test_the_polarized_head_disturbs_the_recursion_and_nothing_else():
-    x, y = data.digits(400)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = thin()
-    errors = {}
-    for share in (1.0, 0.5):
-        client = defenses.Polarization(split=3, share=share, seed=1)
-        trained, head = client.train(model, x, y, steps=150)
-        seen = client.observe(trained.double(), head.double(), x[:1].double(), y[:1])
-        whole = federated.observe(trained, x[:1].double(), y[:1])
-        same = all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(seen.shared, whole.shared, strict=True))
-        assert same == (share == 1.0)
-        blind = dataclasses.replace(seen, shared=(None, None, *seen.shared[2:]))
-        with pytest.warns(UserWarning, match="directions"):
-            RGAP(blind)
-        errors[share] = float((RGAP_quiet(seen) - RGAP_quiet(whole)).norm())
-    assert errors[1.0] < 1e-9 < errors[0.5]
-
-
-def RGAP_quiet(seen):  # noqa: N802
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return RGAP(seen).inputs
-
-
-def test_training_a_head_is_reproducible_and_changes_nothing_given():
-    x, y = data.digits(100)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = thin()
-    before = [p.clone() for p in model.parameters()]
-    client = defenses.Polarization(split=3)
-    (one, head), (two, _) = client.train(model, x, y, steps=5), client.train(model, x, y, steps=5)
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-    assert head.weight.shape == (16, 32)
-
-
-@pytest.mark.parametrize("options", [{"split": 0}, {"codes": 0}, {"share": 1.5}, {"margin": 0.0}])
-def test_a_polarization_out_of_range(options):
-    with pytest.raises(ValueError, match=next(iter(options))):
-        defenses.Polarization(**{"split": 1, **options})
-
-
-def test_a_split_above_the_model():
-    with torch.random.fork_rng(), pytest.raises(ValueError, match="split: got 4"):
-        defenses.Polarization(split=4).train(thin(), *data.digits(10))

@@ -7,7 +7,7 @@ Half a minute for the strided network; the last case, without strides, needs 8 G
 
 from __future__ import annotations
 
-from gilearn import data, models, risk
+from gilearn import data, models, ranks
 from tools.recording import record
 
 CASES = {"strided, batch 1": ((2, 2, 1), 1), "strided, batch 2": ((2, 2, 1), 2), "stride 1, batch 2": ((1, 1, 1), 2)}
@@ -18,7 +18,7 @@ def main() -> None:
     result = {}
     for name, (strides, batch) in CASES.items():
         model = models.lenet(strides=strides, spread=0.5 if strides == (2, 2, 1) else None)
-        values = risk.gradient_spectrum(model, x[:batch], y[:batch])
+        values = ranks.gradient_spectrum(model, x[:batch], y[:batch])
         kept = values[:: max(1, len(values) // 512)]
         result[name] = {
             "unknowns": len(values),

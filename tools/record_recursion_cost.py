@@ -47,7 +47,7 @@ def dense_solver():
     import torch
 
     from gilearn.attacks.recursion.rgap import Recursion
-    from gilearn.attacks.recursion.systems import Solution
+    from gilearn.linear import Solution
 
     class Dense(Recursion):
         def solve(self, link, system, value):

@@ -5,16 +5,19 @@ The rows of the survey's Table 1 stand here under the survey's names, ready to c
 2.2), ``labels`` the rules that read labels off a gradient.
 """
 
+from gilearn.attacks import labels
 from gilearn.attacks.base import Attack, Reconstruction
-from gilearn.attacks.iteration import GradientMatching, Joint
+from gilearn.attacks.iteration import distances, initialization, optimizers, regularizers, spaces
+from gilearn.attacks.iteration.matching import GradientMatching
 from gilearn.attacks.iteration.presets import CPL, DLG, SAPAG, GradInversion, InvGrad, iDLG
+from gilearn.attacks.labels import Joint
 from gilearn.attacks.recursion import (
     COPA,
     PPDL_AHE,
     PPDL_SPN,
     RGAP,
     SPN,
-    Perceptron,
+    GradientDivision,
     PullBack,
     RankWarning,
     Recursion,
@@ -31,13 +34,19 @@ __all__ = [
     "SPN",
     "Attack",
     "GradInversion",
+    "GradientDivision",
     "GradientMatching",
     "InvGrad",
     "Joint",
-    "Perceptron",
     "PullBack",
     "RankWarning",
     "Reconstruction",
     "Recursion",
+    "distances",
     "iDLG",
+    "initialization",
+    "labels",
+    "optimizers",
+    "regularizers",
+    "spaces",
 ]

@@ -1,5 +1,18 @@
-"""What a client can do about leakage (survey, section 3), by the place where it acts: here, on the model."""
+"""What a client can do about leakage (survey, section 3), by the place where it acts.
 
+``model`` holds defenses that change the model or its loss (section 3.2), ``gradients`` those that change what is shared
+(3.3). Each is a :class:`gilearn.federated.Defense`; ``observe(..., defense=(first, second))`` applies several in order.
+"""
+
+from gilearn.defenses.gradients import BatchClipping, ExampleClipping, GaussianNoise, LaplaceNoise, Mask, Pruning
 from gilearn.defenses.model import Polarization
 
-__all__ = ["Polarization"]
+__all__ = [
+    "BatchClipping",
+    "ExampleClipping",
+    "GaussianNoise",
+    "LaplaceNoise",
+    "Mask",
+    "Polarization",
+    "Pruning",
+]

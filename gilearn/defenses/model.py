@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gilearn.federated import Observation, from_gradients
+from gilearn.federated import Client, Defense
 
 
-@dataclass(frozen=True, kw_only=True)
-class Polarization:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Polarization(Defense):
     """The secret polarization network of Fan et al. (2020): a private head whose loss disturbs the shared gradients.
 
     The client attaches a fully connected head to features of the public model, and asks it for a code of signs that it
@@ -27,6 +27,7 @@ class Polarization:
         share: Of the cross-entropy in the loss, from 0 to 1; 1 is no defense.
         margin: Of the hinge, positive.
         seed: Seeds the codes, the head, and the batches of its training.
+        head: The private head (features -> codes); :meth:`train` returns a value that has one.
 
     Raises:
         ValueError: A number is out of range.
@@ -39,6 +40,7 @@ class Polarization:
     share: float = 0.5
     margin: float = 1.0
     seed: int = 0
+    head: nn.Linear | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("split", "codes"):
@@ -51,7 +53,7 @@ class Polarization:
 
     def train(
         self, model: nn.Sequential, x: Tensor, y: Tensor, *, steps: int = 300, batch_size: int = 64, lr: float = 0.01
-    ) -> tuple[nn.Sequential, nn.Linear]:
+    ) -> tuple[nn.Sequential, Polarization]:
         """Train a copy of a public model together with a private head.
 
         Args:
@@ -63,7 +65,7 @@ class Polarization:
             lr: Learning rate.
 
         Returns:
-            The public model, and the private head (features -> codes).
+            The public model, and this defense with its private head.
 
         Raises:
             ValueError: ``split`` leaves no layer above the features.
@@ -78,29 +80,58 @@ class Polarization:
         with torch.no_grad():
             for parameter in head.parameters():
                 parameter.uniform_(-(features**-0.5), features**-0.5, generator=generator)
-        head.to(x)
+        trained = self.replace(head=head.to(x))
+        loss = Polarized(model, trained)
         optimizer = torch.optim.Adam([*model.parameters(), *head.parameters()], lr=lr)
         for _ in range(steps):
             rows = torch.randint(len(x), (batch_size,), generator=generator)
             optimizer.zero_grad()
-            self.loss(model, head, x[rows], y[rows]).backward()  # type: ignore[no-untyped-call]
+            loss(x[rows], y[rows]).backward()
             optimizer.step()
-        return model, head
+        return model, trained
 
-    def loss(self, model: nn.Sequential, head: nn.Linear, x: Tensor, y: Tensor) -> Tensor:
-        """Return the client's loss on a batch."""
-        features = model[: self.split](x)
-        logits = model[self.split :](features)
-        wanted = self._codes(logits.shape[1]).to(logits)[y]
-        hinge = F.relu(self.margin - wanted * head(features.flatten(1))).mean()
-        return self.share * F.cross_entropy(logits, y) + (1 - self.share) * hinge
+    def objective(self, objective: nn.Module, client: Client) -> nn.Module:
+        """Return the client's whole loss, with its private head's part.
 
-    def observe(self, model: nn.Sequential, head: nn.Linear, x: Tensor, y: Tensor) -> Observation:
-        """Return what leaves the client: the public model's gradient of the whole loss, for a batch."""
-        model, head = copy.deepcopy(model), copy.deepcopy(head)
-        gradients = torch.autograd.grad(self.loss(model, head, x, y), list(model.parameters()))
-        return from_gradients(model, gradients, input_shape=tuple(x.shape[1:]), batch_size=len(x))
+        Raises:
+            ValueError: It has no head yet, or the model is no ``nn.Sequential``.
+        """
+        if not isinstance(objective.model, nn.Sequential):
+            raise ValueError(f"model: got a {type(objective.model).__name__}, wanted an nn.Sequential to split")
+        if self.head is None:
+            return Polarized(objective.model, self)
+        head = copy.deepcopy(self.head).to(next(objective.model.parameters()))
+        return Polarized(objective.model, self.replace(head=head))
 
-    def _codes(self, classes: int) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed + 1)
-        return torch.randint(0, 2, (classes, self.codes), generator=generator).mul(2).sub(1)
+
+class Polarized(nn.Module):
+    """The loss of a client with a private head: share * cross_entropy + (1 - share) * mean hinge.
+
+    Args:
+        model: The public model.
+        defense: The settings, and the head.
+
+    Raises:
+        ValueError: The defense has no head.
+    """
+
+    def __init__(self, model: nn.Sequential, defense: Polarization) -> None:
+        super().__init__()
+        if defense.head is None:
+            raise ValueError("defense: the polarization has no private head yet, train(model, x, y) makes one")
+        self.model, self.head, self.defense = model, defense.head, defense
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of a batch."""
+        settings = self.defense
+        features = self.model[: settings.split](inputs)
+        logits = self.model[settings.split :](features)
+        wanted = codes(settings, logits.shape[1]).to(logits)[targets]
+        hinge = F.relu(settings.margin - wanted * self.head(features.flatten(1))).mean()
+        return settings.share * F.cross_entropy(logits, targets) + (1 - settings.share) * hinge
+
+
+def codes(defense: Polarization, classes: int) -> Tensor:
+    """Return the secret code of every class, signs (classes, codes)."""
+    generator = torch.Generator().manual_seed(defense.seed + 1)
+    return torch.randint(0, 2, (classes, defense.codes), generator=generator).mul(2).sub(1)

@@ -1,27 +1,37 @@
 """The client's side of federated learning, and the one thing that leaves it: an ``Observation``.
 
 A client computes with its private batch and shares the result. The server keeps what :func:`observe` returns, and every
-attack takes that and nothing else: the threat model is a type. What an attack may know beyond the shared gradients is
+attack takes that and nothing else: the threat model is a type. What an attack may know beyond what was shared is
 declared by name when the observation is made, and is absent otherwise.
 
-``client`` computes (one gradient, or several local steps), ``observation`` holds what leaves, ``rounds`` is the
-server's loop, ``checks`` refuses what does not fit.
+``task`` is what a client computes, and an attacker who simulates one; ``defense`` says where a defense can act;
+``client`` runs one; ``observation`` holds what leaves it, ``aggregate`` what leaves several; ``rounds`` is the server's
+loop; ``explicit`` makes dropout masks and tokens arguments; ``checks`` refuses what does not fit.
 """
 
-from gilearn.federated.client import LOSSES, LocalSteps, client_gradient, client_update
-from gilearn.federated.observation import KNOWLEDGE, Observation, from_gradients, load, observe
-from gilearn.federated.rounds import Round, rounds
+from gilearn.federated.aggregate import Aggregate, Several
+from gilearn.federated.client import observe
+from gilearn.federated.defense import Client, Composition, Defense, Gradients
+from gilearn.federated.observation import KNOWLEDGE, Observation
+from gilearn.federated.protocol import Observed
+from gilearn.federated.rounds import Round, fedavg
+from gilearn.federated.task import LOSSES, LocalSteps, client_gradient, client_update
 
 __all__ = [
     "KNOWLEDGE",
     "LOSSES",
+    "Aggregate",
+    "Client",
+    "Composition",
+    "Defense",
+    "Gradients",
     "LocalSteps",
     "Observation",
+    "Observed",
     "Round",
+    "Several",
     "client_gradient",
     "client_update",
-    "from_gradients",
-    "load",
+    "fedavg",
     "observe",
-    "rounds",
 ]

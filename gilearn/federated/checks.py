@@ -15,43 +15,114 @@ def check_name(argument: str, name: str, known: Iterable[str]) -> None:
         raise ValueError(f"{argument}: got {name!r}, wanted one of {', '.join(known)}")
 
 
-def check_batch(model: nn.Module, x: Tensor, y: Tensor, num_classes: int | None) -> int:
-    """Check a private batch against the model and return the number of classes."""
-    if x.ndim < 2 or len(x) == 0:
-        raise ValueError(f"x: got shape {tuple(x.shape)}, wanted (batch, ...) with at least one example")
-    if len(y) != len(x):
-        raise ValueError(f"y: got {len(y)} labels for {len(x)} inputs, wanted one each")
-    if not torch.isfinite(x).all():
+def check_names(argument: str, names: Sequence[str], known: Iterable[str]) -> tuple[str, ...]:
+    """Return the names as a tuple, or raise a ``ValueError`` unless they are a list of known ones."""
+    if isinstance(names, str):
+        raise ValueError(f"{argument}: got the text {names!r}, wanted a list of names: [{names!r}]")
+    for name in names:
+        check_name(argument, name, known)
+    return tuple(names)
+
+
+def as_batch(model: nn.Module, x: Any, y: Any) -> tuple[Tensor, Tensor]:
+    """Return a private batch as tensors where the model is: arrays and lists too, labels as int64.
+
+    Raises:
+        ValueError: An argument is no batch of numbers, or holds NaN or infinite values.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model: got a {type(model).__name__}, wanted a torch.nn.Module")
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if parameter is None:
+        raise ValueError("model: got a model without parameters, wanted one that shares gradients")
+    tensors = {}
+    for name, value in (("x", x), ("y", y)):
+        try:
+            tensors[name] = torch.as_tensor(value).detach().to(parameter.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{name}: got a {type(value).__name__}, wanted a tensor or an array ({error})") from error
+    inputs, targets = tensors["x"], tensors["y"]
+    if inputs.ndim < 2 or len(inputs) == 0:
+        raise ValueError(f"x: got shape {tuple(inputs.shape)}, wanted (batch, ...) with at least one example")
+    if not torch.isfinite(inputs).all():
         raise ValueError("x: got NaN or infinite values, wanted finite ones")
-    if num_classes is None:
-        num_classes = max(2, check_model_takes(model, tuple(x.shape[1:]), None))
+    if inputs.is_complex() or inputs.dtype == torch.bool:
+        raise ValueError(f"x: got {inputs.dtype}, wanted floating-point numbers, or integer tokens")
+    targets = targets[None] if targets.ndim == 0 else targets
+    if targets.dtype == torch.bool or targets.is_complex():
+        raise ValueError(f"y: got {targets.dtype}, wanted integer labels, or class probabilities")
+    if len(targets) != len(inputs):
+        raise ValueError(f"y: got {len(targets)} labels for {len(inputs)} inputs, wanted one each")
+    inputs = inputs.to(parameter.dtype) if inputs.is_floating_point() else inputs.long()
+    return inputs, targets.to(parameter.dtype) if targets.is_floating_point() else targets.long()
+
+
+def check_batch(model: nn.Module, x: Any, y: Any, num_classes: int | None = None) -> tuple[Tensor, Tensor, int]:
+    """Check a private batch against the model; return it as :func:`as_batch` does, with the number of classes.
+
+    Raises:
+        ValueError: As :func:`as_batch`, :func:`check_model_takes` and :func:`check_targets`.
+    """
+    x, y = as_batch(model, x, y)
+    outputs = check_model_takes(model, tuple(x.shape[1:]), None, tokens=not x.is_floating_point())
+    num_classes = max(2, outputs[-1]) if num_classes is None else num_classes
+    check_targets(y, len(x), outputs, num_classes)
+    return x, y, num_classes
+
+
+def check_targets(y: Tensor, batch: int, outputs: tuple[int, ...], num_classes: int, name: str = "y") -> None:
+    """Raise a ``ValueError`` unless targets are labels, or class probabilities, for these outputs.
+
+    Args:
+        y: The targets.
+        batch: Number of examples.
+        outputs: Shape of the model's output for one example: (classes,), or (length, classes) of a sequence model.
+        num_classes: Number of classes.
+        name: What to call them.
+    """
+    shape = (batch, *outputs[:-1])
     if y.is_floating_point():
-        if y.shape != (len(x), num_classes):
-            raise ValueError(f"y: got class probabilities of shape {tuple(y.shape)}, wanted ({len(x)}, {num_classes})")
-    elif y.ndim != 1 or not 0 <= int(y.min()) <= int(y.max()) < num_classes:
-        raise ValueError(f"y: got {y.tolist()}, wanted {len(x)} labels from 0 to {num_classes - 1}")
-    return num_classes
+        if tuple(y.shape) != (*shape, num_classes):
+            wanted = (*shape, num_classes)
+            raise ValueError(f"{name}: got class probabilities of shape {tuple(y.shape)}, wanted {wanted}")
+    elif y.shape != shape or not 0 <= int(y.min()) <= int(y.max()) < num_classes:
+        shown = y.tolist() if y.numel() < 20 else f"shape {tuple(y.shape)}, from {int(y.min())} to {int(y.max())}"
+        count = batch if len(shape) == 1 else shape
+        raise ValueError(f"{name}: got {shown}, wanted {count} labels from 0 to {num_classes - 1}")
 
 
-def check_model_takes(model: nn.Module, shape: tuple[int, ...], num_classes: int | None) -> int:
-    """Run the model on one blank example of that shape; return its number of outputs, which must be ``num_classes``."""
+def check_model_takes(
+    model: nn.Module, shape: tuple[int, ...], num_classes: int | None, *, tokens: bool = False
+) -> tuple[int, ...]:
+    """Run the model on one blank example of that shape; return its output's shape, without the batch.
+
+    Raises:
+        ValueError: It has no parameters, does not take the example, or its output is not (num_classes,) or, of a
+            sequence model, (length, num_classes); one logit stands for two classes.
+    """
     parameter = next(model.parameters(), None)
     if parameter is None:
         raise ValueError("model: got a model without parameters, wanted one that shares gradients")
     modes = {module: module.training for module in model.modules()}
+    dtype = torch.int64 if tokens else parameter.dtype
     try:
         model.eval()
         with torch.no_grad():
-            output = model(torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device))
+            output = model(torch.zeros(1, *shape, dtype=dtype, device=parameter.device))
     except (RuntimeError, ValueError, IndexError) as error:
-        raise ValueError(f"input_shape: got {shape}, which the model does not take ({error})") from error
+        reason = str(error)
+        if not tokens and any(isinstance(module, nn.Embedding) for module in model.modules()):
+            reason = "it has an embedding: pass integer tokens to observe, or tokens=True; chapter labels-bag-of-words"
+        raise ValueError(f"input_shape: got {shape}, which the model does not take ({reason})") from error
     finally:
         for module, mode in modes.items():
             module.training = mode
-    if output.ndim != 2 or num_classes not in (None, output.shape[1], 2 if output.shape[1] == 1 else None):
+    found = tuple(output.shape[1:])
+    classes = found[-1] if len(found) in (1, 2) else None
+    if classes is None or num_classes not in (None, classes, 2 if classes == 1 else None):
         wanted = "(1, num_classes)" if num_classes is None else f"(1, {num_classes})"
         raise ValueError(f"num_classes: the model's output has shape {tuple(output.shape)}, wanted {wanted}")
-    return int(output.shape[1])
+    return found
 
 
 def check_shared(shared: Sequence[Tensor | None], model: nn.Module) -> tuple[Tensor | None, ...]:
@@ -75,10 +146,43 @@ def check_shared(shared: Sequence[Tensor | None], model: nn.Module) -> tuple[Ten
 
 
 def as_tensors(gradients: Mapping[str, Any] | Sequence[Any], model: nn.Module) -> tuple[Tensor | None, ...]:
-    """Turn tensors or arrays, by name or in order, into one tensor or ``None`` per parameter of the model."""
+    """Turn tensors or arrays, by name or in order, into one tensor or ``None`` per parameter of the model.
+
+    Raises:
+        ValueError: A name is unknown, or these are the model's own weights.
+    """
+    named = dict(model.named_parameters())
+    given = [gradients.get(name) for name in named] if isinstance(gradients, Mapping) else gradients
+    found = tuple(None if value is None else torch.as_tensor(value) for value in given)
+    pairs = [(a, b) for a, b in zip(found, named.values(), strict=False) if a is not None]
+    if pairs and all(a.shape == b.shape and torch.equal(a.to(b), b) for a, b in pairs):
+        raise ValueError("gradients: got the model's own weights (its state_dict?), wanted their gradients")
     if isinstance(gradients, Mapping):
-        names = [name for name, _ in model.named_parameters()]
         for name in gradients:
-            check_name("gradients", name, names)
-        gradients = [gradients.get(name) for name in names]
-    return tuple(None if value is None else torch.as_tensor(value) for value in gradients)
+            check_name("gradients", name, named)
+    return found
+
+
+def check_mixes_nothing(model: nn.Module) -> None:
+    """Raise a ``ValueError`` if a layer lets the examples of a batch see each other.
+
+    Batch normalization in train mode does. PyTorch would silently compute something else.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+            raise ValueError(
+                f"model: layer {name!r} is a {type(module).__name__} in train mode, which mixes a batch's examples: "
+                "there are no per-example gradients; model.eval(), or a GroupNorm in its place, has them"
+            )
+
+
+def check_knowledge(knowledge: Mapping[str, Any], batch: int, outputs: tuple[int, ...], num_classes: int) -> None:
+    """Raise a ``ValueError`` unless declared labels and targets fit the batch."""
+    labels, targets = knowledge.get("labels"), knowledge.get("targets")
+    if labels is not None:
+        if not isinstance(labels, Tensor) or labels.ndim == 0 or len(labels) != batch:
+            count = len(labels) if isinstance(labels, Tensor) and labels.ndim else labels
+            raise ValueError(f"labels: got {count} for a batch of {batch}, wanted one each")
+        check_targets(labels, batch, outputs, num_classes, "labels")
+    if targets is not None:
+        check_targets(targets, batch, outputs, num_classes, "targets")

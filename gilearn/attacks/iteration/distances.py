@@ -1,7 +1,8 @@
 """How far two gradients are apart (survey, section 2.1.3).
 
 A distance takes the simulated and the shared gradient, one tensor per parameter; a pair with a ``None`` in it, a tensor
-that the client withheld, does not count.
+that the client withheld, does not count. A distance of one's own is any function of the two, with :func:`pairs` and
+:func:`total`: ``lambda simulated, shared: total((a - b).abs().max() for a, b in pairs(simulated, shared))``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from gilearn.values import Value
+
 Gradients = Sequence[Tensor | None]
+
+_SHORTEST = 1e-30  # of a vector that has a direction; float32 goes on to 1e-38
 
 
 @runtime_checkable
@@ -21,12 +26,12 @@ class Distance(Protocol):
     """Anything that maps two gradients to a scalar tensor: 0 where they agree, differentiable in the first."""
 
     def __call__(self, simulated: Gradients, shared: Gradients) -> Tensor:
-        """Measure."""
+        """Return the distance of the simulated gradient from the shared one."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Euclidean:
+class Euclidean(Value):
     """The sum of squared differences over all entries: the survey's Eq. (1).
 
     Args:
@@ -46,7 +51,7 @@ class Euclidean:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manhattan:
+class Manhattan(Value):
     """The sum of absolute differences over all entries, l1: what Laplace noise on a gradient calls for.
 
     Chapter: distances. Source: balunovic2022.
@@ -58,10 +63,11 @@ class Manhattan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cosine:
+class Cosine(Value):
     """One less the cosine between the two gradients, taken as one long vector each: InvGrad's.
 
-    The length of the gradient does not count, only its direction.
+    The length of the gradient does not count, only its direction. It is computed as half the squared distance of the
+    two unit vectors, which is the same: next to zero, one less a cosine would round to zero.
 
     Chapter: distances. Source: geiping2020.
     """
@@ -69,13 +75,14 @@ class Cosine:
     def __call__(self, simulated: Gradients, shared: Gradients) -> Tensor:
         """Return the distance, a scalar from 0 to 2; 1 where one of the two is zero."""
         both = list(pairs(simulated, shared))
-        inner = total((a * b).sum() for a, b in both)
-        lengths = _norm([a for a, _ in both]) * _norm([b for _, b in both])
-        return 1 - inner / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)
+        a, b = _length([a for a, _ in both]), _length([b for _, b in both])
+        half = total((x / a - y / b).square().sum() for x, y in both) / 2
+        # A zero vector has no direction: its "unit vector" is zero, and half a square short.
+        return half + 0.5 * ((a <= _SHORTEST).to(half) + (b <= _SHORTEST).to(half))
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerwiseCosine:
+class LayerwiseCosine(Value):
     """The mean over the tensors of one less their cosine: not :class:`Cosine`, with which it is often mixed up.
 
     Small tensors, the biases for instance, count as much as large ones, and the lengths of the tensors relative to each
@@ -92,7 +99,7 @@ class LayerwiseCosine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GaussianKernel:
+class GaussianKernel(Value):
     """SAPAG's distance: per tensor, one less a Gaussian kernel of the difference.
 
     For every tensor the term is 1 - exp(-d / (width x variance)), with the shared tensor's variance over its entries,
@@ -134,7 +141,7 @@ class GaussianKernel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Masked:
+class Masked(Value):
     """Another distance, over those entries only that are not zero in the shared gradient: for pruned gradients.
 
     A pruned entry says nothing about the client's value, except that it was small.
@@ -154,21 +161,39 @@ class Masked:
 
 
 def pairs(simulated: Gradients, shared: Gradients) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the tensors that both gradients have."""
+    """Yield the tensors that both gradients have, simulated and shared: what a distance compares.
+
+    Args:
+        simulated: One tensor per parameter, or ``None``.
+        shared: Likewise, in the same order.
+
+    Chapter: distances.
+    """
     for a, b in zip(simulated, shared, strict=True):
         if a is not None and b is not None:
             yield a, b
 
 
 def total(terms: Iterable[Tensor]) -> Tensor:
-    """Add scalar tensors."""
-    first, *rest = terms
-    for term in rest:
-        first = first + term
-    return first
+    """Add tensors, at least one of them; unlike ``sum`` it adds no zero in front.
+
+    Args:
+        terms: Tensors of one shape, a scalar per parameter for instance.
+
+    Raises:
+        ValueError: There are none: the two gradients have no tensor in common.
+
+    Chapter: distances.
+    """
+    added: Tensor | None = None
+    for term in terms:
+        added = term if added is None else added + term
+    if added is None:
+        raise ValueError("terms: got none, wanted at least one (have the two gradients no tensor in common?)")
+    return added
 
 
-def _norm(tensors: list[Tensor]) -> Tensor:
-    """Return the norm of all entries together; its derivative at zero is zero."""
+def _length(tensors: list[Tensor]) -> Tensor:
+    """Return the norm of all entries together, not quite zero; its derivative at zero is zero."""
     norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors]))
-    return norm
+    return norm.clamp(min=_SHORTEST)

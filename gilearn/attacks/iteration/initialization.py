@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from gilearn.attacks.iteration.content import Content
+from gilearn.values import Value
 
 
 @runtime_checkable
@@ -14,12 +17,12 @@ class Initialization(Protocol):
     """Anything that draws a float64 tensor of a shape from a generator."""
 
     def __call__(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Draw."""
+        """Return a tensor of that shape, drawn from the generator alone."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gaussian:
+class Gaussian(Value):
     """Independent normal values: most rows of the survey's Table 1.
 
     Args:
@@ -42,7 +45,7 @@ class Gaussian:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Uniform:
+class Uniform(Value):
     """Independent values, uniform between two ends.
 
     Args:
@@ -65,7 +68,7 @@ class Uniform:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Constant:
+class Constant(Value):
     """The same value everywhere, or one per channel: gray, black, white, red, green, blue.
 
     Args:
@@ -90,7 +93,7 @@ class Constant:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patterned:
+class Tiled(Value):
     """A uniform random tile, repeated to fill the picture: CPL's geometric initialization.
 
     Args:
@@ -117,8 +120,8 @@ class Patterned:
         return tile.repeat(1, 1, self.parts, self.parts)[..., : shape[2], : shape[3]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Image:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class FromImage(Content):
     """Another picture: the attacker's guess at what the client might have.
 
     Args:
@@ -130,7 +133,7 @@ class Image:
     Chapter: initialization. Source: wei2020cpl.
     """
 
-    picture: Tensor = field(repr=False)
+    picture: Tensor
 
     def __call__(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Return a float64 tensor of that shape."""

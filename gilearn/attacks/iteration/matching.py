@@ -1,350 +1,328 @@
-"""The engine of every iteration-based attack: find inputs whose gradient is the shared one (survey, section 2.1)."""
+"""The engine of every iteration-based attack: find inputs whose gradient is the shared one (survey, section 2.1).
+
+A search is put together from ingredients, and knows none of them: a space and labels that begin, decode and project, a
+distance, regularizers and an optimizer that are built. ``objective`` computes the distance; here are the value, whose
+fields the ingredients are, and the loop.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from gilearn.attacks.base import Reconstruction, residual
+from gilearn.attacks.base import Attack, Reconstruction, residual
+from gilearn.attacks.iteration.checks import check_ingredient, check_tuple
 from gilearn.attacks.iteration.distances import Distance, Euclidean, total
 from gilearn.attacks.iteration.initialization import Gaussian, Initialization
+from gilearn.attacks.iteration.objective import Arguments, objective
 from gilearn.attacks.iteration.optimizers import LBFGS, Optimizer
-from gilearn.attacks.iteration.regularizers import GroupConsistency, Guess, Regularizer
-from gilearn.attacks.labels import LabelRule
-from gilearn.federated import Observation
+from gilearn.attacks.iteration.regularizers import Candidates, Regularizer, Term
+from gilearn.attacks.iteration.spaces import Factor, Pixels, Product, Space
+from gilearn.attacks.labels.base import Joint, as_factor
+from gilearn.attacks.verdict import EXPLAINED, judge
+from gilearn.federated import Observed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Joint:
-    """Optimize the labels together with the inputs, as the softmax of free logits.
-
-    Args:
-        initialization: Draws the logits (batch, num_classes).
-
-    Chapter: deep-leakage. Source: zhu2019.
-    """
-
-    initialization: Initialization = Gaussian()
-
-
-@dataclass(frozen=True, kw_only=True)
-class GradientMatching:
+class GradientMatching(Attack):
     """Minimize the distance between simulated and shared gradient over the inputs: the survey's Eq. (1).
 
-    The fields are the columns of the survey's Table 1. A published attack is a value of this class (``presets.py``),
-    and ``dataclasses.replace`` swaps one ingredient of it.
+    The fields are the columns of the survey's Table 1, and the space that is searched. A published attack is a value of
+    this class (``presets.py``), and ``InvGrad.replace(distance=distances.Manhattan())`` swaps one ingredient of it.
 
     Args:
-        initialization: Draws the inputs that the search starts from.
-        labels: ``Joint()``, or a rule that reads the labels off the observation first.
+        initialization: Draws what the search starts from.
+        space: What is searched: the inputs' pixels, or what stands for them.
+        labels: A rule that reads the labels off the observation first, labels that are known, or ``Joint()``, which
+            searches them too.
         distance: Between the simulated and the shared gradient.
         regularizers: What else is known of the inputs; added to the distance.
-        optimizer: Moves the inputs.
+        optimizer: Moves the variables; its ``patience`` says when a start has stalled.
         iterations: Steps of the optimizer per start, from 1.
-        starts: At most how many times to start, from 1. A start that reaches ``tolerance`` ends the search; one that
-            diverges or stalls gives way to the next. The start with the least distance is returned.
-        together: How many starts to run at a time, as one batched computation, from 1; needs an optimizer that is
+        restarts: At most how many times to start, from 1. Within a start the least objective is kept; between starts
+            the one with the least distance is returned.
+        parallel: How many starts to run at a time, as one batched computation, from 1; needs an optimizer that is
             separable, and memory for as many.
-        box: Least and largest value; the inputs are clipped to it after every step. ``None``: no projection.
         compiled: Compile the distance and its derivative with ``torch.compile``: up to a minute at first, faster
             afterwards. What the compiler makes of it is compared with the plain computation at the start.
-        tolerance: Reached when the distance falls below this share of the distance between the shared gradient and
-            zero.
-        patience: A start has stalled when more than this many iterations in a row lowered its least objective by less
-            than 0.1 % each; ``None``: never.
+        tolerance: A start ends, and the search with it, when the distance falls below this share of the distance
+            between the shared gradient and zero; 0: never.
+        explained: A start whose residual ends below this share explains the gradient: it is the last. On the book's
+            networks starts that found the picture end at 1e-6 to 3e-3, the others above 0.1. 0: start again regardless.
         dtype: Floating-point type to compute in; ``None`` for the model's. Line searches want float64.
 
     Raises:
-        ValueError: A number is out of range, or the optimizer or a regularizer does not fit ``together``.
+        ValueError: A number is out of range, an ingredient is none, or the optimizer or a regularizer does not fit
+            ``parallel``.
 
     Chapter: anatomy. Source: survey, section 2.1.
     """
 
     initialization: Initialization = Gaussian()
-    labels: LabelRule | Joint = Joint()
+    space: Space = Pixels()
+    labels: Any = Joint()
     distance: Distance = Euclidean()
-    regularizers: tuple[Regularizer, ...] = ()
+    regularizers: tuple[Regularizer | Term, ...] = ()
     optimizer: Optimizer = LBFGS()
     iterations: int = 300
-    starts: int = 1
-    together: int = 1
-    box: tuple[float, float] | None = None
+    restarts: int = 1
+    parallel: int = 1
     compiled: bool = False
     tolerance: float = 0.0
-    patience: int | None = None
+    explained: float = EXPLAINED
     dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("iterations", 1), ("starts", 1), ("together", 1), ("tolerance", 0)):
-            if getattr(self, name) < least:
+        check_ingredient("initialization", self.initialization, "initialization.Gaussian()", "__call__")
+        check_ingredient("space", self.space, "spaces.Pixels()", "build")
+        check_ingredient("labels", self.labels, "attacks.Joint() or labels.Declared()", "build", "__call__")
+        check_ingredient("distance", self.distance, "distances.Euclidean()", "__call__")
+        check_ingredient("optimizer", self.optimizer, "optimizers.Adam(lr=0.1)", "build")
+        example = "regularizers.TotalVariation(weight=1e-2)"
+        check_tuple("regularizers", self.regularizers, example)
+        for regularizer in self.regularizers:
+            check_ingredient("regularizers", regularizer, example, "build", "__call__")
+        object.__setattr__(self, "regularizers", tuple(self.regularizers))
+        for name, least in (("iterations", 1), ("restarts", 1), ("parallel", 1), ("tolerance", 0), ("explained", 0)):
+            if not getattr(self, name) >= least:
                 raise ValueError(f"{name}: got {getattr(self, name)}, wanted at least {least}")
-        if self.box is not None and not self.box[0] < self.box[1]:
-            raise ValueError(f"box: got {self.box}, wanted a lower and a higher end")
-        if self.together > 1 and not self.optimizer.separable:
-            raise ValueError(f"together: got {self.together}, and {self.optimizer} moves one start at a time")
-        if self.together == 1 and any(isinstance(r, GroupConsistency) for r in self.regularizers):
-            raise ValueError("together: got 1, and GroupConsistency compares starts that run together")
+        if self.parallel > 1 and not self.optimizer.separable:
+            raise ValueError(f"parallel: got {self.parallel}, and {self.optimizer} moves one start at a time")
+        smallest = min(self.parallel, self.restarts, self.restarts % self.parallel or self.parallel)
+        for regularizer in self.regularizers:
+            if smallest == 1 and getattr(regularizer, "compares", False):
+                raise ValueError(
+                    f"restarts, parallel: got {self.restarts} and {self.parallel}, which leaves a restart alone, and "
+                    f"{type(regularizer).__name__} compares restarts that run in parallel"
+                )
 
-    def __call__(
-        self,
-        seen: Observation,
-        *,
-        seed: int = 0,
-        snapshots: int = 0,
-        progress: bool = False,
-        time_limit: float | None = None,
+    def reconstruct(
+        self, seen: Observed, *, seed: int, snapshots: int, progress: bool, time_limit: float | None
     ) -> Reconstruction:
-        """Run the attack.
-
-        Args:
-            seen: The observation.
-            seed: Seeds every draw; the same seed on the same machine gives the same result bit for bit.
-            snapshots: How many pictures to keep of the way there.
-            progress: Show a progress bar.
-            time_limit: Seconds after which the best so far is returned.
+        """Run the attack on checked arguments.
 
         Raises:
-            ValueError: The labels cannot be had by the chosen rule, the loss allows no joint labels, or a regularizer
-                asks for what is not declared.
+            ValueError: The labels cannot be had by the chosen rule, the loss allows no joint labels, the space does not
+                fit the model, or a regularizer asks for what is not declared.
 
         Warns:
             RuntimeWarning: The compiler fails, or computes something else; the plain computation is used instead.
         """
         began = time.perf_counter()
-        labels = _labels(self.labels, seen)
-        working = seen if self.dtype in (None, seen.dtype) else seen.to(dtype=self.dtype)
         deadline = math.inf if time_limit is None else began + time_limit
+        working = seen if self.dtype in (None, seen.dtype) else seen.to(dtype=self.dtype)
+        space = Product(spaces=(self.space.build(working), cast(Factor, as_factor(self.labels, cast(Any, working)))))
         generator = torch.Generator().manual_seed(seed)
-        best: _Starts | None = None
+        best: _Search | None = None
         logs: list[Mapping[str, Any]] = []
-        while len(logs) < self.starts:
-            lanes = min(self.together, self.starts - len(logs))
-            starts = _Starts(self, working, labels, generator, lanes, deadline, keep=snapshots > 0)
-            starts.run(progress)
-            logs += starts.log()
-            if best is None or starts.distance < best.distance:
-                best = starts
-            if starts.stopped in ("tolerance", "time limit"):
+        while len(logs) < self.restarts:
+            number = min(self.parallel, self.restarts - len(logs))
+            search = _Search(self, working, space, generator, number, deadline, keep=snapshots > 0)
+            search.run(progress)
+            logs += search.logs()
+            if best is None or search.distance < best.distance:
+                best = search
+            if search.over or search.residuals[search.best_restart] < self.explained:
                 break
         assert best is not None  # there is at least one start
-        inputs, targets = best.kept[0][best.lane], best.kept[1][best.lane]
+        k = best.best_restart
+        variables = {name: variable[k] for name, variable in best.best_variables.items()}
+        arguments = best.best_arguments[k]
+        targets = arguments["targets"]
         return Reconstruction(
-            inputs=inputs.to(seen.dtype),
-            labels=targets if labels is not None else targets.argmax(dim=1),
-            residual=residual(working, inputs, targets),
+            inputs=arguments["inputs"].to(seen.dtype),
+            labels=targets.argmax(dim=-1) if targets.is_floating_point() else targets,
+            residual=best.residuals[k],
             seconds=time.perf_counter() - began,
             attack=repr(self),
             seed=seed,
-            history=torch.tensor([row[best.lane] for row in best.history], dtype=torch.float64),
-            snapshots=_thinned([(k, frame[best.lane]) for k, frame in best.frames], snapshots),
-            starts=tuple(logs),
+            history=torch.tensor(best.history[k], dtype=torch.float64),
+            snapshots=_thinned([(evaluation, frame[k]) for evaluation, frame in best.frames], snapshots),
+            restarts=tuple(logs),
+            variables=variables,
+            details=space.details(variables),
+            verdict=judge(self, working, arguments=arguments, residual=best.residuals[k], restarts=logs),
         )
 
 
-class _Starts:
-    """One or several starts that run together: their variables, and what is remembered of the way.
+class _Search:
+    """One or several restarts that run in parallel: their variables, and what is remembered of the way.
 
-    Every variable has the starts in front: (starts, batch, ...).
+    Every variable has the restarts in front: (restarts, batch, ...).
     """
 
     def __init__(
         self,
         attack: GradientMatching,
-        seen: Observation,
-        labels: Tensor | None,
+        seen: Observed,
+        space: Factor,
         generator: torch.Generator,
-        lanes: int,
+        number: int,
         deadline: float,
         *,
         keep: bool,
     ) -> None:
-        self.attack, self.seen, self.labels, self.deadline, self.keep = attack, seen, labels, deadline, keep
-        self.generator, self.lanes = generator, lanes
-        drawn = []
-        for _ in range(lanes):
-            drawn.append([self._drawn(attack.initialization, seen.input_shape)])
-            if isinstance(attack.labels, Joint):
-                drawn[-1].append(self._drawn(attack.labels.initialization, (seen.num_classes,)))
-        self.variables = [torch.stack(variable).requires_grad_() for variable in zip(*drawn, strict=True)]
-        self.measure = self._plain if lanes == 1 and not attack.compiled else self._functional()
+        self.attack, self.seen, self.space, self.generator = attack, seen, space, generator
+        self.number, self.deadline, self.keep = number, deadline, keep
+        self.stopped: list[str | None] = [None] * number
+        self.over = False
+        self.iteration = self.evaluations = 0
+        self.history: list[list[float]] = [[] for _ in range(number)]
+        self.frames: list[tuple[int, list[Tensor]]] = []
+        drawn = [space.begin(seen, attack.initialization, generator) for _ in range(number)]
+        self.variables = {
+            name: torch.stack([start[name] for start in drawn]).to(seen.device, seen.dtype).requires_grad_()
+            for name in drawn[0]
+        }
+        self._project()
+        arguments = self._decoded()
+        self.objective = objective(seen, attack.distance, arguments, compiled=attack.compiled)
+        self.terms = [r.build(seen) if hasattr(r, "build") else r for r in attack.regularizers]
         nothing = [None if g is None else torch.zeros_like(g) for g in seen.shared]
         self.scale = float(attack.distance(nothing, seen.shared)) or 1.0
-        self.best, self.distances = [math.inf] * lanes, [math.inf] * lanes
-        self.kept = (self.variables[0].detach().clone(), self._targets(self.variables).detach().clone())
-        self.consensus: Tensor | None = None
-        self.iteration = 0
-        self.history: list[list[float]] = []
-        self.frames: list[tuple[int, Tensor]] = []
-        self.stopped = "budget"
-
-    def _drawn(self, initialization: Initialization, shape: tuple[int, ...]) -> Tensor:
-        return initialization((self.seen.batch_size, *shape), self.generator).to(self.seen.device, self.seen.dtype)
-
-    def _targets(self, variables: Sequence[Tensor]) -> Tensor:
-        """Return labels, or the class probabilities that are being optimized, for all starts."""
-        if self.labels is None:
-            return variables[1].softmax(dim=-1)
-        return self.labels.expand(self.lanes, *self.labels.shape)
+        self.best_objective, self.distances, self.residuals = ([math.inf] * number for _ in range(3))
+        self.best_variables = {name: variable.detach().clone() for name, variable in self.variables.items()}
+        self.best_arguments = [_detached(start) for start in arguments]
 
     @property
-    def lane(self) -> int:
-        """The start with the least distance."""
-        return min(range(self.lanes), key=self.distances.__getitem__)
+    def best_restart(self) -> int:
+        """The restart with the least distance."""
+        return min(range(self.number), key=self.distances.__getitem__)
 
     @property
     def distance(self) -> float:
         """The least distance."""
         return min(self.distances)
 
-    def log(self) -> list[Mapping[str, Any]]:
-        """Return one record per start."""
-        return [{"distance": d, "evaluations": len(self.history), "stopped": self.stopped} for d in self.distances]
+    def logs(self) -> list[Mapping[str, Any]]:
+        """Return one record per restart."""
+        names = ("distance", "residual", "evaluations", "stopped")
+        columns = (self.distances, self.residuals, map(len, self.history), self.stopped)
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def run(self, progress: bool) -> None:
-        """Take the optimizer's steps until one of the reasons to stop."""
+        """Take the optimizer's steps until every restart has a reason to stop."""
         attack = self.attack
-        mover = attack.optimizer.build(self.variables, iterations=attack.iterations, generator=self.generator)
-        patience = attack.iterations if attack.patience is None else attack.patience
-        idle = 0
+        variables = list(self.variables.values())
+        optimizer = attack.optimizer.build(variables, iterations=attack.iterations, generator=self.generator)
+        patience = getattr(attack.optimizer, "patience", None)
+        idle = [0] * self.number
         bar = tqdm(range(attack.iterations), disable=not progress, desc="matching", unit="it")
         try:
             for self.iteration in bar:
-                before = min(self.best)
-                mover.step(self.evaluate)
-                if attack.box is not None:
-                    self.variables[0].data.clamp_(*attack.box)
+                before = list(self.best_objective)
+                optimizer.step(self.evaluate)  # type: ignore[arg-type]
+                self._project()
                 bar.set_postfix(distance=f"{self.distance:.2e}", refresh=False)
-                idle = 0 if min(self.best) < 0.999 * before else idle + 1
-                if idle > patience:
-                    raise _Stop("stalled")
-        except _Stop as stop:
-            self.stopped = stop.args[0]
+                for k in range(self.number):
+                    idle[k] = 0 if self.best_objective[k] < 0.999 * before[k] else idle[k] + 1
+                    if patience is not None and idle[k] > patience and self.stopped[k] is None:
+                        self.stopped[k] = "stalled"
+                self._end_if_done()
+        except _Over:
+            pass
         finally:
             bar.close()
-        if self.keep and self.frames[-1][0] < len(self.history) - 1:
-            self.frames.append((len(self.history) - 1, self.kept[0].clone()))
+        self.stopped = [reason or "budget" for reason in self.stopped]
+        self.residuals = [residual(self.seen, **arguments) for arguments in self.best_arguments]
+        if self.keep and self.frames[-1][0] < self.evaluations - 1:
+            self._keep_frame()
 
     def evaluate(self) -> Tensor:
-        """Return the objective, with its derivatives in the variables; remember the best."""
-        distances, derivatives = self.measure(*self.variables)
-        objectives = distances
-        if self.attack.regularizers:
-            penalties, slopes = self._penalties()
-            objectives = distances + penalties
-            derivatives = [a + b for a, b in zip(derivatives, slopes, strict=True)]
-        for variable, derivative in zip(self.variables, derivatives, strict=True):
-            variable.grad = derivative
-        self._remember(objectives.tolist(), distances.tolist())
+        """Return the sum of the objectives, with its derivatives in the variables; remember the best."""
+        arguments = self._decoded()
+        # The terms come first: autograd then adds their derivatives to the distance's, and not the reverse.
+        penalties = self._penalties(arguments) if self.terms else None
+        distances = self.objective(arguments)
+        objectives = distances if penalties is None else distances + penalties
+        variables = list(self.variables.values())
+        slopes = torch.autograd.grad(objectives.sum(), variables, allow_unused=True, materialize_grads=True)
+        for variable, slope in zip(variables, slopes, strict=True):
+            variable.grad = slope
+        objectives = objectives.detach()
+        self._remember(arguments, objectives.tolist(), distances.tolist())
         return objectives.sum()
 
-    def _plain(self, *variables: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
-        """Return the distance of a single start, and its derivatives."""
-        simulated = self.seen.simulate(variables[0][0], self._targets(variables)[0])
-        distance = self.attack.distance(simulated, self.seen.shared)
-        return distance.detach()[None], torch.autograd.grad(distance, variables)
+    def _penalties(self, arguments: Sequence[Arguments]) -> Tensor:
+        """Return the sum of the regularizers' terms, (restarts,)."""
+        inputs, targets = (torch.stack([start[name] for start in arguments]) for name in ("inputs", "targets"))
+        progress = self.iteration / self.attack.iterations
+        masks = [start.get("masks") for start in arguments]
+        candidates = Candidates(
+            seen=self.seen, inputs=inputs, targets=targets, masks=masks, iteration=self.iteration, progress=progress
+        )
+        return total(term(candidates) for term in self.terms)
 
-    def _functional(self) -> Callable[..., tuple[Tensor, Sequence[Tensor]]]:
-        """Return a function of the variables that gives every start's distance, and the derivatives."""
-        seen, labels, distance = self.seen, self.labels, self.attack.distance
+    def _decoded(self) -> list[dict[str, Any]]:
+        """Return every restart's arguments of ``simulate``, differentiable in the variables."""
+        return [self.space.decode(self._of(k)) for k in range(self.number)]
 
-        def one(*variables: Tensor) -> Tensor:
-            targets = variables[1].softmax(dim=-1) if labels is None else labels
-            return distance(seen.simulate(variables[0], targets, functional=True), seen.shared)
+    def _of(self, restart: int) -> dict[str, Tensor]:
+        return {name: variable[restart] for name, variable in self.variables.items()}
 
-        each = torch.func.grad_and_value(one, argnums=tuple(range(len(self.variables))))
-        if self.lanes > 1:
-            each = torch.func.vmap(each)
-        if self.attack.compiled:
-            each = self._compiled(each)
+    @torch.no_grad()
+    def _project(self) -> None:
+        """Move every restart's variables to where they may be; one that has stopped stays at its best."""
+        for k, stopped in enumerate(self.stopped):
+            self.space.project(self._of(k))
+            if stopped is not None:
+                for name, variable in self.variables.items():
+                    variable[k] = self.best_variables[name][k]
 
-        def measure(*variables: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
-            derivatives, values = each(*self._taken(variables))
-            if self.lanes > 1:
-                return values, derivatives
-            return values[None], [derivative[None] for derivative in derivatives]
-
-        return measure
-
-    def _taken(self, variables: Sequence[Tensor]) -> list[Tensor]:
-        """Return the variables as the functional form takes them: without the axis of starts if there is one start."""
-        detached = [variable.detach() for variable in variables]
-        return detached if self.lanes > 1 else [variable[0] for variable in detached]
-
-    def _compiled(self, each: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the compiled function if it computes at the start what the plain one does: not all compilers do."""
-        from torch._dynamo.exc import TorchDynamoException
-
-        compiled = torch.compile(each, dynamic=False)
-        given = self._taken(self.variables)
-        eps = torch.finfo(given[0].dtype).eps
-        moved = [variable * (1 + 4 * eps) for variable in given]  # how far rounding alone moves the derivatives
-        (wanted_slopes, wanted), (noisy_slopes, noisy) = each(*given), each(*moved)
-        try:
-            slopes, values = compiled(*given)
-        except TorchDynamoException as error:
-            return self._uncompiled(each, f"failed ({str(error).strip().splitlines()[0]})")
-        for a, b, c in zip([values, *slopes], [wanted, *wanted_slopes], [noisy, *noisy_slopes], strict=True):
-            if not float((a - b).norm()) <= 1e-2 * float(b.norm()) + 4 * float((c - b).norm()):
-                return self._uncompiled(each, "gives another derivative than PyTorch here")
-        return compiled
-
-    @staticmethod
-    def _uncompiled(each: Callable[..., Any], reason: str) -> Callable[..., Any]:
-        warnings.warn(f"compiled: torch.compile {reason}; going on uncompiled", RuntimeWarning, stacklevel=6)
-        return each
-
-    def _penalties(self) -> tuple[Tensor, Sequence[Tensor]]:
-        """Return the regularizers' sum for every start, and its derivatives."""
-        attack, inputs, targets = self.attack, self.variables[0], self._targets(self.variables)
-        for regularizer in attack.regularizers:
-            if isinstance(regularizer, GroupConsistency):
-                progress = self.iteration / attack.iterations
-                self.consensus = regularizer.consensus(inputs, progress, self.iteration, self.consensus)
-        guesses = [
-            Guess(seen=self.seen, inputs=x, targets=y, consensus=self.consensus)
-            for x, y in zip(inputs, targets, strict=True)
-        ]
-        penalties = torch.stack([total(r(guess) for r in attack.regularizers) for guess in guesses])
-        slopes = torch.autograd.grad(penalties.sum(), self.variables, allow_unused=True, materialize_grads=True)
-        return penalties.detach(), slopes
-
-    def _remember(self, objectives: list[float], distances: list[float]) -> None:
-        self.history.append(objectives)
-        better = [k for k in range(self.lanes) if objectives[k] < self.best[k]]
-        if better:
-            targets = self._targets(self.variables)
-            for k in better:
-                self.best[k], self.distances[k] = objectives[k], distances[k]
-                self.kept[0][k], self.kept[1][k] = self.variables[0][k].detach(), targets[k].detach()
-        if self.keep and _on_grid(len(self.history) - 1):
-            self.frames.append((len(self.history) - 1, self.kept[0].clone()))
-        first = self.history[0]
-        if not any(math.isfinite(v) and v <= 1e6 * abs(w) for v, w in zip(objectives, first, strict=True)):
-            raise _Stop("diverged")
-        if self.distance <= self.attack.tolerance * self.scale:
-            raise _Stop("tolerance")
+    def _remember(self, arguments: Sequence[Arguments], objectives: list[float], distances: list[float]) -> None:
+        """Keep what is better than before; end what has a reason to end."""
+        self.evaluations += 1
+        for k in range(self.number):
+            if self.stopped[k] is None:
+                self.history[k].append(objectives[k])
+                if objectives[k] < self.best_objective[k]:
+                    self._keep(k, arguments[k], objectives[k], distances[k])
+        if self.keep and _on_grid(self.evaluations - 1):
+            self._keep_frame()
+        for k in range(self.number):
+            if self.stopped[k] is None:
+                if not (math.isfinite(objectives[k]) and objectives[k] <= 1e6 * abs(self.history[k][0])):
+                    self.stopped[k] = "diverged"
+                elif self.attack.tolerance > 0 and self.distances[k] <= self.attack.tolerance * self.scale:
+                    self.stopped[k], self.over = "tolerance", True
         if time.perf_counter() > self.deadline:
-            raise _Stop("time limit")
+            self.over = True
+        if self.over:
+            rest = "another restart" if "tolerance" in self.stopped else "time limit"
+            self.stopped = [reason or rest for reason in self.stopped]
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        if None not in self.stopped:
+            raise _Over
+
+    def _keep(self, k: int, arguments: Arguments, objective: float, distance: float) -> None:
+        self.best_objective[k], self.distances[k] = objective, distance
+        self.best_arguments[k] = _detached(arguments)
+        for name, variable in self.variables.items():
+            self.best_variables[name][k] = variable[k].detach()
+
+    def _keep_frame(self) -> None:
+        self.frames.append((self.evaluations - 1, [arguments["inputs"] for arguments in self.best_arguments]))
 
 
-class _Stop(Exception):
-    """A reason to end a start."""
+class _Over(Exception):
+    """Every restart has a reason to stop."""
 
 
-def _labels(rule: LabelRule | Joint, seen: Observation) -> Tensor | None:
-    if not isinstance(rule, Joint):
-        return rule(seen).to(seen.device)
-    if seen.loss != "cross_entropy":
-        raise ValueError(f"labels: Joint() needs the loss cross_entropy, the observation has {seen.loss}")
-    return None
+def _detached(arguments: Arguments) -> dict[str, Any]:
+    """Return copies of the arguments that do not follow the search."""
+    return {
+        name: tuple(t.detach().clone() for t in value) if isinstance(value, tuple) else value.detach().clone()
+        for name, value in arguments.items()
+    }
 
 
 def _on_grid(evaluation: int) -> bool:

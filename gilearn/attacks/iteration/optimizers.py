@@ -5,33 +5,39 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
-Closure = Callable[[], Tensor]
-
-
-class Mover(Protocol):
-    """What an optimizer builds: moves its variables by one iteration."""
-
-    def step(self, closure: Closure) -> object:
-        """Call the closure, which sets the variables' ``grad`` and returns the objective, and move."""
-        ...
+from gilearn.values import Value
 
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """Anything that builds a :class:`Mover`, a ``torch.optim.Optimizer`` for instance."""
+    """Anything that builds a ``torch.optim.Optimizer`` over the variables of a search."""
 
     @property
     def separable(self) -> bool:
-        """Whether every value moves by its own derivative alone, so that several starts can share one optimizer."""
+        """Whether every value moves by its own derivative alone, so that several restarts can share one optimizer."""
         ...
 
-    def build(self, variables: Sequence[Tensor], *, iterations: int, generator: torch.Generator) -> Mover:
-        """Build it over these variables; ``iterations`` is the budget that a schedule stretches over."""
+    @property
+    def patience(self) -> int | None:
+        """How many iterations in a row without progress a start is given; ``None``: as many as there are."""
+        ...
+
+    def build(
+        self, variables: Sequence[Tensor], *, iterations: int, generator: torch.Generator
+    ) -> torch.optim.Optimizer:
+        """Build it over these variables.
+
+        Args:
+            variables: What is searched, leaves that require a gradient.
+            iterations: The budget that a schedule stretches over.
+            generator: Seeds whatever the optimizer draws.
+        """
         ...
 
 
@@ -45,7 +51,7 @@ class Schedule(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepDecay:
+class StepDecay(Value):
     """InvGrad's schedule: the learning rate falls by a factor at fixed shares of the budget.
 
     Args:
@@ -64,7 +70,7 @@ class StepDecay:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WarmupCosine:
+class WarmupCosine(Value):
     """GradInversion's schedule: the learning rate rises from zero, then falls to zero along a cosine.
 
     Args:
@@ -84,51 +90,72 @@ class WarmupCosine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LBFGS:
+class LBFGS(Value):
     """The limited-memory quasi-Newton method, with a strong-Wolfe line search unless told otherwise.
 
     Args:
-        lr: First trial step.
-        inner: Quasi-Newton steps per iteration; each costs one evaluation, or a few with the line search.
-        history: Remembered pairs of steps and gradient changes.
-        line_search: ``False`` takes every step whole: PyTorch's default and the public DLG, which can diverge.
+        lr: First trial step, positive.
+        max_iter: Quasi-Newton steps per iteration, from 1; each costs one evaluation, or a few with the line search.
+        history_size: Remembered pairs of steps and gradient changes, from 1.
+        line_search_fn: ``"strong_wolfe"``, or ``None``, which takes every step whole: PyTorch's default and the public
+            DLG, which can diverge.
+        patience: A start has stalled when more than this many iterations in a row lowered its least objective by less
+            than 0.1 % each; ``None``: never. First-order optimizers creep and have none.
+
+    Raises:
+        ValueError: A number is out of range, or the line search is unknown.
 
     Chapter: deep-leakage. Source: zhu2019. Component: ``torch.optim.LBFGS``.
     """
 
     lr: float = 1.0
-    inner: int = 20
-    history: int = 100
-    line_search: bool = True
+    max_iter: int = 20
+    history_size: int = 100
+    line_search_fn: str | None = "strong_wolfe"
+    patience: int | None = 3
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise ValueError(f"lr: got {self.lr}, wanted a positive number")
+        for name, least in (("max_iter", 1), ("history_size", 1), ("patience", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name}: got {value}, wanted at least {least}")
+        if self.line_search_fn not in (None, "strong_wolfe"):
+            raise ValueError(f"line_search_fn: got {self.line_search_fn!r}, wanted 'strong_wolfe' or None")
 
     @property
     def separable(self) -> bool:
         """``False``: its steps come from inner products over all variables."""
         return False
 
-    def build(self, variables: Sequence[Tensor], *, iterations: int, generator: torch.Generator) -> Mover:
+    def build(
+        self, variables: Sequence[Tensor], *, iterations: int, generator: torch.Generator
+    ) -> torch.optim.Optimizer:
         """Build the optimizer over these variables."""
         return torch.optim.LBFGS(
             variables,
             lr=self.lr,
-            max_iter=self.inner,
-            history_size=self.history,
+            max_iter=self.max_iter,
+            history_size=self.history_size,
             # Distances of nearly equal gradients are tiny: only a zero gradient or step is a reason to rest.
             tolerance_grad=0.0,
             tolerance_change=0.0,
-            line_search_fn="strong_wolfe" if self.line_search else None,
+            line_search_fn=self.line_search_fn,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class FirstOrder:
+class FirstOrder(Value):
     """What Adam, AdamW and SGD share; one evaluation per iteration.
 
     Args:
         lr: Step size, not negative; inputs live in [0, 1], so 0.1 is a tenth of their range.
         signed: Move by the sign of the derivative instead of its value.
         schedule: Of the learning rate; ``None`` keeps it.
-        noise: Langevin noise: after every step a Gaussian of this standard deviation times the learning rate.
+        noise: Langevin noise: after every step a Gaussian of this standard deviation times the learning rate, drawn in
+            the variables' type and where they are.
+        patience: As that of :class:`LBFGS`; ``None``: a start never counts as stalled.
 
     Raises:
         ValueError: A number is out of range.
@@ -138,21 +165,35 @@ class FirstOrder:
     signed: bool = False
     schedule: Schedule | None = None
     noise: float = 0.0
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         if not self.lr >= 0:
             raise ValueError(f"lr: got {self.lr}, wanted 0 or more")
         if self.noise < 0:
             raise ValueError(f"noise: got {self.noise}, wanted 0 or more")
+        if self.patience is not None and self.patience < 0:
+            raise ValueError(f"patience: got {self.patience}, wanted 0 or more")
 
     @property
     def separable(self) -> bool:
-        """``True``."""
+        """``True``: what a value does depends on its own derivatives."""
         return True
 
-    def build(self, variables: Sequence[Tensor], *, iterations: int, generator: torch.Generator) -> Mover:
-        """Build the optimizer over these variables."""
-        return _Steps(self, self.optimizer(variables), iterations, generator)
+    def build(
+        self, variables: Sequence[Tensor], *, iterations: int, generator: torch.Generator
+    ) -> torch.optim.Optimizer:
+        """Build the optimizer over these variables, with its schedule, signs and noise as hooks of its steps."""
+        optimizer = self.optimizer(variables)
+        if self.signed:
+            optimizer.register_step_pre_hook(_signed)
+        if self.noise:  # before the schedule: the noise goes with the rate of the step just taken
+            optimizer.register_step_post_hook(_Langevin(self.noise, variables[0].device, generator))
+        if self.schedule is not None:
+            factor = self.schedule
+            schedule = LambdaLR(optimizer, lambda iteration: factor(iteration, iterations))
+            optimizer.register_step_post_hook(lambda *_: schedule.step())
+        return optimizer
 
     def optimizer(self, variables: Sequence[Tensor]) -> torch.optim.Optimizer:
         """Return PyTorch's optimizer."""
@@ -181,16 +222,16 @@ class AdamW(Adam):
     """Adam with decoupled weight decay, which pulls the inputs towards zero: SAPAG's.
 
     Args:
-        decay: Weight decay, times the learning rate per step.
+        weight_decay: Weight decay, times the learning rate per step.
 
     Chapter: distances. Source: wang2020. Component: ``torch.optim.AdamW``.
     """
 
-    decay: float = 0.01
+    weight_decay: float = 0.01
 
     def optimizer(self, variables: Sequence[Tensor]) -> torch.optim.Optimizer:
         """Return PyTorch's optimizer."""
-        return torch.optim.AdamW(variables, lr=self.lr, betas=self.betas, weight_decay=self.decay)
+        return torch.optim.AdamW(variables, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,30 +251,33 @@ class SGD(FirstOrder):
         return torch.optim.SGD(variables, lr=self.lr, momentum=self.momentum)
 
 
-class _Steps:
-    """Steps of a first-order optimizer, with what its settings add."""
+def _signed(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Replace a step's closure by one that leaves the signs of the derivatives."""
+    closure: Callable[[], Tensor] = args[1] if len(args) > 1 else kwargs["closure"]
 
-    def __init__(
-        self, settings: FirstOrder, optimizer: torch.optim.Optimizer, iterations: int, generator: torch.Generator
-    ) -> None:
-        self.settings, self.optimizer, self.iterations, self.generator = settings, optimizer, iterations, generator
-        self.taken = 0
+    def signs() -> Tensor:
+        value = closure()
+        for group in optimizer.param_groups:
+            for variable in group["params"]:
+                variable.grad = variable.grad.sign()
+        return value
+
+    return (optimizer, signs), {}
+
+
+class _Langevin:
+    """Adds the noise of Langevin dynamics after a step; draws where the variables are, in their type."""
+
+    def __init__(self, std: float, device: torch.device, generator: torch.Generator) -> None:
+        self.std = std
+        seed = int(torch.randint(2**62, (), generator=generator))
+        self.generator = torch.Generator(device).manual_seed(seed)
 
     @torch.no_grad()
-    def step(self, closure: Closure) -> None:
-        with torch.enable_grad():
-            closure()
-        settings = self.settings
-        rate = settings.lr * (1.0 if settings.schedule is None else settings.schedule(self.taken, self.iterations))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-            if settings.signed:
-                for variable in group["params"]:
-                    variable.grad = variable.grad.sign()
-        self.optimizer.step()
-        if settings.noise:
-            for group in self.optimizer.param_groups:
-                for variable in group["params"]:
-                    drawn = torch.randn(variable.shape, generator=self.generator, dtype=torch.float64)
-                    variable += (rate * settings.noise * drawn).to(variable)
-        self.taken += 1
+    def __call__(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        for group in optimizer.param_groups:
+            for variable in group["params"]:
+                drawn = torch.randn(
+                    variable.shape, generator=self.generator, dtype=variable.dtype, device=variable.device
+                )
+                variable.add_(drawn, alpha=float(group["lr"]) * self.std)

@@ -9,8 +9,8 @@ import torch
 
 from gilearn.attacks import labels
 from gilearn.attacks.iteration.distances import Cosine, Euclidean, GaussianKernel
-from gilearn.attacks.iteration.initialization import Constant, Gaussian, Patterned
-from gilearn.attacks.iteration.matching import GradientMatching, Joint
+from gilearn.attacks.iteration.initialization import Constant, Gaussian, Tiled
+from gilearn.attacks.iteration.matching import GradientMatching
 from gilearn.attacks.iteration.optimizers import LBFGS, Adam, AdamW, StepDecay, WarmupCosine
 from gilearn.attacks.iteration.regularizers import (
     L2,
@@ -19,6 +19,8 @@ from gilearn.attacks.iteration.regularizers import (
     LabelConsistency,
     TotalVariation,
 )
+from gilearn.attacks.iteration.spaces import Pixels
+from gilearn.attacks.labels import Joint
 
 DLG = GradientMatching(
     initialization=Gaussian(),
@@ -26,17 +28,16 @@ DLG = GradientMatching(
     distance=Euclidean(),
     optimizer=LBFGS(),
     iterations=300,
-    starts=3,
+    restarts=3,
     tolerance=1e-12,
-    patience=3,
     dtype=torch.float64,
 )
 """Deep Leakage from Gradients (Zhu et al., 2019): inputs and labels together, by L-BFGS.
 
 Survey: Gaussian, l2 distance, L-BFGS. The released code: L-BFGS with learning rate 1, 20 steps per iteration, history
 100, 300 iterations, one start, float32, no line search. Ours adds a strong-Wolfe line search, float64, a tolerance and
-up to three starts. ``dataclasses.replace(DLG, optimizer=LBFGS(line_search=False), starts=1, dtype=None)`` is the
-released one. Its ``patience`` is for L-BFGS: with a first-order optimizer set it to ``None``.
+up to three starts, of which one that explains the gradient is the last.
+``DLG.replace(optimizer=LBFGS(line_search_fn=None), restarts=1, dtype=None)`` is the released one.
 
 Chapter: deep-leakage. Source: zhu2019.
 """
@@ -47,9 +48,8 @@ iDLG = GradientMatching(
     distance=Euclidean(),
     optimizer=LBFGS(),
     iterations=300,
-    starts=3,
+    restarts=3,
     tolerance=1e-12,
-    patience=3,
     dtype=torch.float64,
 )
 """Improved DLG (Zhao et al., 2020): the label of a single example first, then the input by L-BFGS.
@@ -62,15 +62,14 @@ Chapter: labels-single. Source: zhao2020.
 """
 
 CPL = GradientMatching(
-    initialization=Patterned(parts=2),
+    initialization=Tiled(parts=2),
     labels=labels.IDLG(),
     distance=Euclidean(),
     regularizers=(LabelConsistency(weight=1.0),),
     optimizer=LBFGS(),
     iterations=300,
-    starts=3,
+    restarts=3,
     tolerance=1e-12,
-    patience=3,
     dtype=torch.float64,
 )
 """The client privacy leakage framework (Wei et al., 2020): a patterned start and a term for the label.
@@ -90,7 +89,7 @@ InvGrad = GradientMatching(
     regularizers=(TotalVariation(weight=1e-2),),
     optimizer=Adam(lr=0.1, schedule=StepDecay()),
     iterations=4800,
-    box=(0.0, 1.0),
+    space=Pixels(bounds=(0.0, 1.0)),
 )
 """Inverting Gradients (Geiping et al., 2020): cosine distance, total variation, Adam, inputs kept in their box.
 
@@ -119,7 +118,7 @@ Chapter: distances. Source: wang2020.
 
 GradInversion = GradientMatching(
     initialization=Gaussian(),
-    labels=labels.Yin(),
+    labels=labels.RowMinimum(),
     distance=Euclidean(squared=False),
     regularizers=(
         TotalVariation(weight=1e-4 / 1e-3),
@@ -129,8 +128,8 @@ GradInversion = GradientMatching(
     ),
     optimizer=Adam(lr=0.1, schedule=WarmupCosine(warmup=50), noise=0.2),
     iterations=20_000,
-    starts=8,
-    together=8,
+    restarts=8,
+    parallel=8,
 )
 """See through Gradients (Yin et al., 2021): labels first, then gradient, fidelity and group consistency.
 

@@ -1,11 +1,14 @@
 """What else the attacker knows about pictures and labels (survey, section 2.1.3): terms beside the gradient's distance.
 
-A regularizer looks at a :class:`Guess` and returns a scalar, already times its weight. What it needs of the client it
-asks of the observation, which answers only if the threat model declares it.
+A regularizer is built for an observation, of which it takes what the threat model declares, and maps the
+:class:`Candidates` of a step to one term for each of them, already times its weight. One of one's own is any function
+of candidates: ``lambda candidates: candidates.inputs.abs().flatten(1).mean(1)``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -14,65 +17,101 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gilearn.federated import Observation
-from gilearn.federated.norms import batch_norms, recorded_statistics
+from gilearn.federated import Observed
+from gilearn.federated.batch_norm import batch_norms, recorded_statistics
+from gilearn.federated.explicit import Explicit
+from gilearn.values import Value
 
 
 @dataclass(kw_only=True)
-class Guess:
-    """What the attacker holds at one step of the search.
+class Candidates:
+    """What the attacker holds at one step of the search: the inputs and labels of all restarts that run together.
 
     Args:
         seen: The observation.
-        inputs: Dummy inputs (batch, *input_shape).
-        targets: Labels (batch,), or class probabilities (batch, num_classes).
-        consensus: What the starts that run together agree on, in the shape of ``inputs``; ``None`` for a single start.
+        inputs: Dummy inputs (restarts, batch, *input_shape).
+        targets: Labels (restarts, batch), or class probabilities (restarts, batch, num_classes).
+        iteration: Number of the iteration, from 0.
+        progress: Share of the iterations that are done, 0 to 1.
+        masks: The dropout masks of every restart, where they are searched.
     """
 
-    seen: Observation
+    seen: Observed
     inputs: Tensor
     targets: Tensor
-    consensus: Tensor | None = None
-    _passed: tuple[Tensor, list[tuple[Tensor, Tensor]]] | None = field(default=None, repr=False)
+    iteration: int = 0
+    progress: float = 0.0
+    masks: Sequence[Sequence[Tensor] | None] | None = None
+    _passes: list[tuple[Tensor, list[tuple[Tensor, Tensor]]]] = field(default_factory=list, repr=False)
 
     @property
     def logits(self) -> Tensor:
-        """The model's output (batch, num_classes)."""
-        return self._forward()[0]
+        """The model's output (restarts, batch, num_classes)."""
+        return torch.stack([logits for logits, _ in self._passed()])
 
     @property
     def statistics(self) -> list[tuple[Tensor, Tensor]]:
-        """Mean and biased variance of every batch normalization's input, in order of use."""
-        return self._forward()[1]
+        """Mean and biased variance, each (restarts, channels), of every batch normalization's input in order of use."""
+        layers = zip(*(statistics for _, statistics in self._passed()), strict=True)
+        return [(torch.stack([m for m, _ in layer]), torch.stack([v for _, v in layer])) for layer in layers]
 
-    def _forward(self) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        if self._passed is None:
-            with recorded_statistics(self.seen.model) as statistics:
-                logits = self.seen.model(self.inputs)
-            self._passed = logits, statistics
-        return self._passed
+    def _passed(self) -> Sequence[tuple[Tensor, list[tuple[Tensor, Tensor]]]]:
+        """Pass every restart through the network, once: a batch normalization must not mix them."""
+        if not self._passes:
+            for inputs, masks in zip(self.inputs, self.masks or [None] * len(self.inputs), strict=True):
+                with recorded_statistics(self.seen.network) as statistics, self._explicit(masks):
+                    logits = self.seen.network(inputs)
+                self._passes.append((logits, statistics))
+        return self._passes
+
+    def _explicit(self, masks: Sequence[Tensor] | None) -> AbstractContextManager[object]:
+        """Return what a forward pass has to run under: dropout and embeddings take what the search has."""
+        if not (getattr(self.seen, "mask_shapes", ()) or getattr(self.seen, "tokens", False)):
+            return nullcontext()
+        return Explicit(masks=self.seen.knowledge.get("masks") if masks is None else masks)
+
+
+Term = Callable[[Candidates], Tensor]
+"""A built regularizer: maps candidates to one number each (restarts,), differentiable in their inputs."""
 
 
 @runtime_checkable
 class Regularizer(Protocol):
-    """Anything that maps a guess to a scalar tensor, differentiable in its inputs."""
+    """Anything that builds a term for an observation. The engine takes a bare :data:`Term` as well.
 
-    def __call__(self, guess: Guess) -> Tensor:
-        """Measure."""
+    One that compares restarts with each other has ``compares = True``: the engine refuses to run it on a single one.
+    """
+
+    def build(self, seen: Observed) -> Term:
+        """Return the term, with whatever it takes from the observation, and with a memory of its own."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Weighted:
+class Weighted(Value):
+    """A regularizer with a weight that is its own term: what most of them are.
+
+    Args:
+        weight: Factor of the term, not negative.
+    """
+
     weight: float
 
     def __post_init__(self) -> None:
         if not self.weight >= 0:
             raise ValueError(f"weight: got {self.weight}, wanted 0 or more")
 
+    def build(self, seen: Observed) -> Term:
+        """Return the term for an observation."""
+        return self
+
+    def __call__(self, candidates: Candidates) -> Tensor:
+        """Return weight x the term, (restarts,)."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True, kw_only=True)
-class TotalVariation(_Weighted):
+class TotalVariation(Weighted):
     """How much neighbouring pixels differ: zero on a constant picture, large on noise.
 
     Args:
@@ -84,33 +123,32 @@ class TotalVariation(_Weighted):
 
     isotropic: bool = False
 
-    def __call__(self, guess: Guess) -> Tensor:
-        """Return weight x total variation, a scalar; any number of channels."""
-        x = guess.inputs
+    def __call__(self, candidates: Candidates) -> Tensor:
+        """Return weight x total variation, (restarts,); any number of channels."""
+        x = candidates.inputs
         across, down = x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
         if not self.isotropic:
-            return self.weight * (across.abs().mean() + down.abs().mean())
+            return self.weight * (across.abs().flatten(1).mean(1) + down.abs().flatten(1).mean(1))
         both = torch.stack([across[..., :-1, :], down[..., :-1]])
         size: Tensor = torch.linalg.vector_norm(both, dim=0)
-        return self.weight * size.mean()
+        return self.weight * size.flatten(1).mean(1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class L2(_Weighted):
+class L2(Weighted):
     """The norm of the inputs, GradInversion's weakest prior.
 
     Chapter: regularizers. Source: yin2021.
     """
 
-    def __call__(self, guess: Guess) -> Tensor:
-        """Return weight x norm, a scalar."""
-        size: Tensor = torch.linalg.vector_norm(guess.inputs)
-        return self.weight * size
+    def __call__(self, candidates: Candidates) -> Tensor:
+        """Return weight x norm, (restarts,)."""
+        return self.weight * _norms(candidates.inputs)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchNormStatistics(_Weighted):
-    """How far the guess is from the means and variances of every batch normalization's input: the fidelity term.
+class BatchNormStatistics(Weighted):
+    """How far the candidates are from the means and variances of every batch normalization's input: the fidelity term.
 
     Args:
         weight: Factor of the term, not negative.
@@ -118,7 +156,7 @@ class BatchNormStatistics(_Weighted):
             which the threat model must declare as ``batch_norm``.
 
     Raises:
-        ValueError: The source is unknown. When called: the model has no batch normalization, keeps no averages, or the
+        ValueError: The source is unknown. When built: the model has no batch normalization, keeps no averages, or the
             observation declares no statistics.
 
     Chapter: regularizers. Source: yin2021; huang2021 for the difference between the two sources.
@@ -131,18 +169,19 @@ class BatchNormStatistics(_Weighted):
         if self.source not in ("running", "declared"):
             raise ValueError(f"source: got {self.source!r}, wanted 'running' or 'declared'")
 
-    def __call__(self, guess: Guess) -> Tensor:
-        """Return weight x the sum over the layers of the norms of both differences, a scalar."""
-        terms = [
-            torch.linalg.vector_norm(mean - wanted_mean) + torch.linalg.vector_norm(variance - wanted_variance)
-            for (mean, variance), (wanted_mean, wanted_variance) in zip(
-                guess.statistics, self.wanted(guess.seen), strict=True
-            )
-        ]
-        return self.weight * torch.stack(terms).sum()
+    def build(self, seen: Observed) -> Term:
+        """Return weight x the sum over the layers of the norms of both differences."""
+        wanted = [(mean.to(seen.device), variance.to(seen.device)) for mean, variance in self.wanted(seen)]
 
-    def wanted(self, seen: Observation) -> list[tuple[Tensor, Tensor]]:
-        """Return the statistics that the guess should have."""
+        def term(candidates: Candidates) -> Tensor:
+            layers = zip(candidates.statistics, wanted, strict=True)
+            gaps = [_norms(mean - m) + _norms(variance - v) for (mean, variance), (m, v) in layers]
+            return self.weight * torch.stack(gaps).sum(dim=0)
+
+        return term
+
+    def wanted(self, seen: Observed) -> list[tuple[Tensor, Tensor]]:
+        """Return the statistics that the candidates should have."""
         layers = batch_norms(seen.model)
         if not layers:
             raise ValueError("seen: the model has no batch normalization whose statistics could be compared")
@@ -154,12 +193,12 @@ class BatchNormStatistics(_Weighted):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupConsistency(_Weighted):
-    """How far a start is from what all starts that run together agree on.
+class GroupConsistency(Weighted):
+    """How far a restart is from what all restarts that run together agree on; it keeps what they agreed on last.
 
     Args:
         weight: Factor of the term, not negative.
-        register: Shift every start's picture onto the mean picture before the mean is taken again.
+        register: Shift every restart's picture onto the mean picture before the mean is taken again.
         after: Share of the iterations before the first registration; until then the plain mean is the consensus.
         every: Iterations between two registrations, from 1.
 
@@ -180,18 +219,29 @@ class GroupConsistency(_Weighted):
         if not 0 <= self.after <= 1 or self.every < 1:
             raise ValueError(f"after, every: got {self.after}, {self.every}, wanted 0 to 1, and at least 1")
 
-    def __call__(self, guess: Guess) -> Tensor:
-        """Return weight x norm of the difference to the consensus, a scalar; zero for a single start."""
-        if guess.consensus is None:
-            return guess.inputs.sum() * 0.0
-        gap: Tensor = torch.linalg.vector_norm(guess.inputs - guess.consensus)
-        return self.weight * gap
+    @property
+    def compares(self) -> bool:
+        """``True``: a single restart has nobody to agree with."""
+        return True
+
+    def build(self, seen: Observed) -> Term:
+        """Return weight x the norm of the difference to the consensus, which it keeps from step to step."""
+        before: list[Tensor] = []
+
+        def term(candidates: Candidates) -> Tensor:
+            agreed = self.consensus(
+                candidates.inputs, candidates.progress, candidates.iteration, before[0] if before else None
+            )
+            before[:] = [agreed]
+            return self.weight * _norms(candidates.inputs - agreed)
+
+        return term
 
     def consensus(self, inputs: Tensor, progress: float, iteration: int, before: Tensor | None) -> Tensor:
-        """Return what the starts agree on.
+        """Return what the restarts agree on.
 
         Args:
-            inputs: Of all starts (starts, batch, *input_shape).
+            inputs: Of all restarts (restarts, batch, *input_shape).
             progress: Share of the iterations that are done.
             iteration: Their number.
             before: The consensus of the iteration before, if there was one.
@@ -205,7 +255,7 @@ class GroupConsistency(_Weighted):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelConsistency(_Weighted):
+class LabelConsistency(Weighted):
     """How far the model's prediction for the guess is from its label: CPL's.
 
     The label is the extracted or optimized one. The released code compares with the model's output for the private
@@ -214,16 +264,16 @@ class LabelConsistency(_Weighted):
     Chapter: regularizers. Source: wei2020cpl.
     """
 
-    def __call__(self, guess: Guess) -> Tensor:
-        """Return weight x the squared difference of probabilities, summed, a scalar."""
-        targets = guess.targets
+    def __call__(self, candidates: Candidates) -> Tensor:
+        """Return weight x the squared difference of probabilities, summed, (restarts,)."""
+        targets = candidates.targets
         if not targets.is_floating_point():
-            targets = F.one_hot(targets, guess.seen.num_classes).to(guess.inputs.dtype)
-        return self.weight * (guess.logits.softmax(dim=1) - targets).square().sum()
+            targets = F.one_hot(targets, candidates.seen.num_classes).to(candidates.inputs.dtype)
+        return self.weight * (candidates.logits.softmax(dim=-1) - targets).square().flatten(1).sum(1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Orthogonality(_Weighted):
+class Orthogonality(Weighted):
     """How much the examples of a batch resemble each other: the mean squared cosine between two of them.
 
     It keeps the examples of a batch from sharing one picture; zero for a single example.
@@ -231,29 +281,36 @@ class Orthogonality(_Weighted):
     Chapter: regularizers. Source: qian2021.
     """
 
-    def __call__(self, guess: Guess) -> Tensor:
-        """Return weight x mean squared cosine, a scalar."""
-        flat = F.normalize(guess.inputs.flatten(1), dim=1)
-        number = len(flat)
+    def __call__(self, candidates: Candidates) -> Tensor:
+        """Return weight x mean squared cosine, (restarts,)."""
+        flat = F.normalize(candidates.inputs.flatten(2), dim=2)
+        number = flat.shape[1]
         if number == 1:
-            return guess.inputs.sum() * 0.0
-        squares = (flat @ flat.T).square()
-        return self.weight * (squares.sum() - squares.diagonal().sum()) / (number * (number - 1))
+            return flat.sum(dim=(1, 2)) * 0.0
+        squares = (flat @ flat.transpose(1, 2)).square()
+        others = squares.sum(dim=(1, 2)) - squares.diagonal(dim1=1, dim2=2).sum(1)
+        return self.weight * others / (number * (number - 1))
 
 
 def registered_mean(inputs: Tensor, target: Tensor) -> Tensor:
-    """Shift every start's pictures by whole pixels onto the target's and return their mean.
+    """Shift every restart's pictures by whole pixels onto the target's and return their mean.
 
     Args:
-        inputs: Pictures of all starts (starts, batch, channels, height, width).
+        inputs: Pictures of all restarts (restarts, batch, channels, height, width).
         target: Pictures to shift onto (batch, channels, height, width).
     """
     from skimage.registration import phase_cross_correlation
 
     shifted = inputs.clone()
     flat = [tensor.mean(dim=-3).cpu().double().numpy() for tensor in (inputs, target)]
-    for start, example in np.ndindex(*inputs.shape[:2]):
-        shift, _, _ = phase_cross_correlation(flat[1][example], flat[0][start, example])
+    for restart, example in np.ndindex(*inputs.shape[:2]):
+        shift, _, _ = phase_cross_correlation(flat[1][example], flat[0][restart, example])
         down, across = (round(float(value)) for value in shift)
-        shifted[start, example] = torch.roll(inputs[start, example], (down, across), dims=(-2, -1))
+        shifted[restart, example] = torch.roll(inputs[restart, example], (down, across), dims=(-2, -1))
     return shifted.mean(dim=0)
+
+
+def _norms(values: Tensor) -> Tensor:
+    """Return the norm of every restart's values, (restarts,)."""
+    norms: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1)
+    return norms

@@ -7,8 +7,9 @@ after local steps is read as the mean gradient of these steps.
 """
 
 from gilearn.attacks.labels.bag_of_words import RLG
-from gilearn.attacks.labels.base import Declared, LabelRule, last_layer
-from gilearn.attacks.labels.batch import ILRG, LLG, LLGPlus, LLGStar, Yin, counts_system
+from gilearn.attacks.labels.base import Declared, Fixed, Joint, LabelFactor, LabelRule, as_factor
+from gilearn.attacks.labels.batch import ILRG, LLG, LLGPlus, LLGStar, RowMinimum, counts_system
+from gilearn.attacks.labels.head import examples, last_layer, last_layer_gradient, last_linear
 from gilearn.attacks.labels.single import IDLG
 
 __all__ = [
@@ -17,10 +18,17 @@ __all__ = [
     "LLG",
     "RLG",
     "Declared",
+    "Fixed",
+    "Joint",
     "LLGPlus",
     "LLGStar",
+    "LabelFactor",
     "LabelRule",
-    "Yin",
+    "RowMinimum",
+    "as_factor",
     "counts_system",
+    "examples",
     "last_layer",
+    "last_layer_gradient",
+    "last_linear",
 ]

@@ -9,13 +9,14 @@ import torch
 from scipy.optimize import linprog, lsq_linear
 from torch import Tensor
 
-from gilearn.attacks.labels.base import rows
+from gilearn.attacks.labels.base import LabelRule
 from gilearn.attacks.labels.batch import counts_system, labels_of, rounded
+from gilearn.attacks.labels.head import examples, last_layer_gradient
 from gilearn.federated import Observation
 
 
 @dataclass(frozen=True, kw_only=True)
-class RLG:
+class RLG(LabelRule):
     """The classes that occur, from the row space of the gradient: Revealing Labels from Gradients (Dang et al., 2021).
 
     The weight gradient of the last layer is (derivatives of the logits) x (features). Its row space is that of the
@@ -42,7 +43,7 @@ class RLG:
             raise ValueError(f"tolerance: got {self.tolerance}, wanted between 0 and 1")
 
     def __call__(self, seen: Observation) -> Tensor:
-        """Return the labels (batch,), int64, ascending.
+        """Return the labels (batch,), of sequences (batch x length,), int64, ascending.
 
         Where a class repeats, the counts are those that explain the bias gradient best, as in :class:`ILRG`, with every
         present class at least once and no other.
@@ -50,13 +51,13 @@ class RLG:
         Raises:
             ValueError: As :meth:`present`; or there are fewer classes than examples, and no bias gradient to count by.
         """
-        present = self.present(seen)
-        if len(present) > seen.batch_size:
-            raise ValueError(f"seen: {len(present)} classes fit a batch of {seen.batch_size}: the rank was misjudged")
-        if len(present) == seen.batch_size:
+        present, number = self.present(seen), examples(seen)
+        if len(present) > number:
+            raise ValueError(f"seen: {len(present)} classes fit a batch of {number}: the rank was misjudged")
+        if len(present) == number:
             return present
         system, right = counts_system(seen)
-        spare = seen.batch_size - len(present)
+        spare = number - len(present)
         right = right - system[:, present].sum(dim=1)
         more = lsq_linear(system[:, present].numpy(), right.numpy(), bounds=(0, spare)).x
         counts = torch.zeros(system.shape[1], dtype=torch.float64)
@@ -70,7 +71,7 @@ class RLG:
             ValueError: The rank is not below classes - 1 and features, no class can be told, or the weight gradient is
                 withheld.
         """
-        gradient = rows(seen)
+        gradient = last_layer_gradient(seen)
         _, sizes, basis = torch.linalg.svd(gradient.T, full_matrices=False)  # features x classes
         rank = int((sizes > self.tolerance * sizes[0]).sum())
         most = min(gradient.shape[0] - 1, gradient.shape[1])

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from gilearn.attacks.labels.base import last_linear, rows
+from gilearn.attacks.labels.base import LabelRule
+from gilearn.attacks.labels.head import as_inputs, examples, last_layer_gradient, last_linear
 from gilearn.federated import Observation
+from gilearn.federated.explicit import Explicit
+from gilearn.hooks import recorded_inputs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Yin:
+class RowMinimum(LabelRule):
     """The distinct labels of a batch: the classes whose rows reach lowest, as GradInversion extracts them.
 
     A class that no example has gets a row of positive multiples of the features. If these are not negative, a negative
@@ -34,23 +38,21 @@ class Yin:
             ValueError: There are more examples than classes, the last layer's weight gradient is withheld, or, if
                 strict, fewer classes than examples have negative entries (repeats), or more (features of both signs).
         """
-        least = rows(seen).min(dim=1).values
-        if seen.batch_size > len(least):
-            raise ValueError(
-                f"seen: got {seen.batch_size} examples of {len(least)} classes; this rule finds no repeats"
-            )
+        least, number = last_layer_gradient(seen).min(dim=1).values, examples(seen)
+        if number > len(least):
+            raise ValueError(f"seen: got {number} examples of {len(least)} classes; this rule finds no repeats")
         present = int((least < 0).sum())
-        if self.strict and present != seen.batch_size:
-            reason = "features of both signs" if present > seen.batch_size else "repeated labels"
+        if self.strict and present != number:
+            reason = "features of both signs" if present > number else "repeated labels"
             raise ValueError(
-                f"seen: {present} classes have negative entries in a batch of {seen.batch_size} ({reason}?); "
+                f"seen: {present} classes have negative entries in a batch of {number} ({reason}?); "
                 "this rule needs distinct labels and features that are not negative"
             )
-        return least.argsort()[: seen.batch_size].sort().values
+        return least.argsort()[:number].sort().values
 
 
 @dataclass(frozen=True, kw_only=True)
-class LLG:
+class LLG(LabelRule):
     """Labels with repeats, from the sums of the rows: Label Leakage from Gradients (Wainakh et al., 2021).
 
     With features that are not negative, a class's sum is about (count x impact + offset), the impact being negative.
@@ -67,14 +69,14 @@ class LLG:
         Raises:
             ValueError: The last layer's weight gradient is withheld, or no class has a negative sum.
         """
-        sums = rows(seen).sum(dim=1)
+        sums = last_layer_gradient(seen).sum(dim=1)
         impact, offset = self.calibration(seen, sums)
-        return _dealt(sums, impact, offset, seen.batch_size)
+        return _dealt(sums, impact, offset, examples(seen))
 
     def calibration(self, seen: Observation, sums: Tensor) -> tuple[float, Tensor]:
         """Return the impact of one example on its class's sum, negative, and every class's offset (classes,)."""
         negative = sums[sums < 0].sum()
-        return float(negative * (1 + 1 / len(sums)) / seen.batch_size), torch.zeros_like(sums)
+        return float(negative * (1 + 1 / len(sums)) / examples(seen)), torch.zeros_like(sums)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +85,7 @@ class LLGStar(LLG):
 
     Args:
         rounds: Batches per class, from 1.
-        seed: Seeds the inputs, uniform in [0, 1].
+        seed: Seeds the inputs, uniform in [0, 1], and dropout masks.
 
     Chapter: labels-batch. Source: wainakh2021 (LLG*).
     """
@@ -103,12 +105,12 @@ class LLGStar(LLG):
         for _ in range(self.rounds):
             for label in self.classes(len(sums)):
                 x = self.inputs(seen, label, generator)
-                logits, features = _last_inputs(seen, x)
+                logits, features = _last_inputs(seen, x, generator)
                 sums_of_batch = (logits.softmax(dim=1) * features.sum(dim=1, keepdim=True)).mean(dim=0)
                 own.append(sums_of_batch[label] - features.sum(dim=1).mean())
                 sums_of_batch[label] = torch.nan
                 of_others.append(sums_of_batch)
-        impact = float(torch.stack(own).mean()) / seen.batch_size * (1 + 1 / len(sums))
+        impact = float(torch.stack(own).mean()) / examples(seen) * (1 + 1 / len(sums))
         return impact, torch.stack(of_others).nanmean(dim=0).nan_to_num()
 
     def classes(self, number: int) -> list[int]:
@@ -117,6 +119,8 @@ class LLGStar(LLG):
 
     def inputs(self, seen: Observation, label: int, generator: torch.Generator) -> Tensor:
         """Return a batch of that class."""
+        if seen.tokens:
+            raise ValueError("seen: got a model of tokens, and this rule draws pictures; LLGPlus takes examples")
         return torch.rand(seen.batch_size, *seen.input_shape, generator=generator, dtype=torch.float64)
 
 
@@ -153,7 +157,7 @@ class LLGPlus(LLGStar):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ILRG:
+class ILRG(LabelRule):
     """Labels with repeats, from one linear system in the counts: instance-wise label restoration (Ma et al., 2023).
 
     The quotient of a class's weight and bias gradient is an embedding of this class; the model's own last layer says
@@ -170,7 +174,7 @@ class ILRG:
         """
         system, right = counts_system(seen)
         counts = torch.linalg.pinv(system) @ right
-        return labels_of(rounded(counts.clamp(min=0), seen.batch_size))
+        return labels_of(rounded(counts.clamp(min=0), examples(seen)))
 
 
 def counts_system(seen: Observation) -> tuple[Tensor, Tensor]:
@@ -181,7 +185,7 @@ def counts_system(seen: Observation) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: The last layer's weight or bias gradient is withheld, absent or zero.
     """
-    weight = rows(seen)
+    weight = last_layer_gradient(seen)
     module = last_linear(seen)
     bias = seen.gradient_of(module.bias)
     if bias is None or not (bias != 0).any():
@@ -193,20 +197,18 @@ def counts_system(seen: Observation) -> tuple[Tensor, Tensor]:
     probabilities = logits.softmax(dim=1).T  # column c: what an example of class c gets
     classes = len(bias)
     system = torch.cat([probabilities - torch.eye(classes, dtype=torch.float64), torch.ones(1, classes).double()])
-    right = torch.cat([seen.batch_size * bias, torch.tensor([float(seen.batch_size)], dtype=torch.float64)])
+    number = examples(seen)
+    right = torch.cat([number * bias, torch.tensor([float(number)], dtype=torch.float64)])
     return system, right
 
 
 @torch.no_grad()
-def _last_inputs(seen: Observation, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return logits and last features of a batch of the attacker's, float64 on the CPU."""
-    caught: list[Tensor] = []
-    handle = last_linear(seen).register_forward_pre_hook(lambda _, given: caught.append(given[0]))
-    try:
-        logits = seen.model(x.to(seen.device, seen.dtype))
-    finally:
-        handle.remove()
-    return logits.cpu().double(), caught[0].cpu().double()
+def _last_inputs(seen: Observation, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return logits and last features of a batch of the attacker's, one row per example, float64 on the CPU."""
+    masked = Explicit(generator=generator) if seen.mask_rates else nullcontext()
+    with recorded_inputs(seen.network, [last_linear(seen)]) as recorded, masked:
+        logits = seen.network(as_inputs(x, seen))
+    return logits.flatten(0, -2).cpu().double(), recorded[0][1].flatten(0, -2).cpu().double()
 
 
 def _dealt(sums: Tensor, impact: float, offset: Tensor, batch_size: int) -> Tensor:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gilearn.attacks.labels.base import last_layer
+from gilearn.attacks.labels.base import LabelRule
+from gilearn.attacks.labels.head import examples, last_layer
 from gilearn.federated import Observation
 
 
-@dataclass(frozen=True)
-class IDLG:
+@dataclass(frozen=True, kw_only=True)
+class IDLG(LabelRule):
     """The label of a single example from the signs of inner products, as iDLG extracts it.
 
     With one example every row of the last layer's weight gradient is a multiple of the same features, and only the true
@@ -28,14 +29,14 @@ class IDLG:
             ValueError: There is more than one example, the gradient of the last layer is withheld or zero, or not
                 exactly one class fits (soft labels, noise; two classes without a bias).
         """
-        if seen.batch_size != 1:
-            raise ValueError(f"seen: got a batch of {seen.batch_size}; iDLG's rule is for one example")
+        if examples(seen) != 1:
+            raise ValueError(f"seen: got a batch of {examples(seen)}; iDLG's rule is for one example")
         weight, bias = last_layer(seen)
         if seen.loss == "logistic":
             return _negative(bias).long()
         if weight is None:
             raise ValueError("seen: the weight gradient of the last layer is withheld, and iDLG's rule reads it")
-        rows = weight.double()
+        rows = weight.detach().cpu().double()
         products = rows @ rows.T
         products.fill_diagonal_(-torch.inf)
         fits = (products <= 0).all(dim=1) & (rows != 0).any(dim=1)
@@ -55,4 +56,4 @@ def _negative(bias: Tensor | None) -> Tensor:
         raise ValueError(
             "seen: the bias gradient of the last layer is withheld, absent or zero, and the label hides in it"
         )
-    return bias < 0
+    return bias.detach().cpu() < 0

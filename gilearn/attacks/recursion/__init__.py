@@ -3,8 +3,16 @@ form.
 """
 
 from gilearn.attacks.recursion.copa import COPA, PullBack
-from gilearn.attacks.recursion.perceptron import PPDL_AHE, Perceptron
-from gilearn.attacks.recursion.rgap import RGAP, LayerReport, RankWarning, Recursion
+from gilearn.attacks.recursion.gradient_division import PPDL_AHE, GradientDivision
+from gilearn.attacks.recursion.reports import (
+    LayerReport,
+    RankWarning,
+    RecursionWarning,
+    SaturationWarning,
+    TwinWarning,
+    layer_table,
+)
+from gilearn.attacks.recursion.rgap import RGAP, Recursion
 from gilearn.attacks.recursion.spn import PPDL_SPN, SPN
 
 __all__ = [
@@ -13,9 +21,13 @@ __all__ = [
     "PPDL_SPN",
     "RGAP",
     "SPN",
+    "GradientDivision",
     "LayerReport",
-    "Perceptron",
     "PullBack",
     "RankWarning",
     "Recursion",
+    "RecursionWarning",
+    "SaturationWarning",
+    "TwinWarning",
+    "layer_table",
 ]

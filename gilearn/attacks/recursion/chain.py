@@ -1,4 +1,4 @@
-"""A network as the chain of layers that a recursion walks back, and the inverse of each layer that has one."""
+"""A network as the chain of layers that a recursion walks back, and the models that it cannot walk back."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from gilearn.attacks.recursion.activations import INVERTIBLE
 from gilearn.federated import Observation
-from gilearn.models import Normalized
-
-_EDGE = 1e-12  # how close to its bounds a saturated activation's value is taken to be
+from gilearn.linear import float64, float64_device
+from gilearn.models import unwrapped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,7 @@ class Link:
         input_shape: Shape of one example at its input.
         weight_gradient: Shared, float64; ``None`` if the layer has none or it was withheld.
         bias_gradient: The same of the bias.
+        precision: Relative rounding error of the shared gradients.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Link:
     input_shape: tuple[int, ...]
     weight_gradient: Tensor | None = field(default=None, repr=False)
     bias_gradient: Tensor | None = field(default=None, repr=False)
+    precision: float = torch.finfo(torch.float64).eps
 
     @property
     def solves(self) -> bool:
@@ -51,19 +53,22 @@ def links(seen: Observation) -> list[Link]:
             f"seen: got an update of {seen.local.steps} local steps, wanted the gradient of one; "
             "GradientMatching unrolls local steps"
         )
-    double = seen.to(dtype=torch.float64)
-    model, prefix = (double.model.model, "model.") if isinstance(double.model, Normalized) else (double.model, "")
+    double = in_float64(seen)
+    network, _, _ = unwrapped(double.model)
     found: list[Link] = []
-    value = torch.zeros(1, *seen.input_shape, dtype=torch.float64, device=seen.device)
-    for name, module in _leaves(model, prefix.rstrip(".")):
+    value = torch.zeros(1, *seen.input_shape, dtype=torch.float64, device=double.device)
+    for name, module in _leaves(network, "" if network is double.model else "model"):
         _refuse(name, module, seen.batch_size)
+        if hasattr(module, "inplace"):
+            module.inplace = False  # type: ignore[assignment]  # the walk needs what is there before
         found.append(
             Link(
                 name=name,
                 module=module,
                 input_shape=tuple(value.shape[1:]),
-                weight_gradient=double.gradient_of(getattr(module, "weight", None)),
-                bias_gradient=double.gradient_of(getattr(module, "bias", None)),
+                weight_gradient=_gradient(double, module, "weight"),
+                bias_gradient=_gradient(double, module, "bias"),
+                precision=torch.finfo(seen.dtype).eps,
             )
         )
         with torch.no_grad():
@@ -74,44 +79,20 @@ def links(seen: Observation) -> list[Link]:
     return found
 
 
-def walk_back(link: Link, value: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-    """Go back through a layer without a system: from its output and the loss's gradient there to those at its input.
-
-    Args:
-        link: A layer whose ``solves`` is false.
-        value: Its output for one example, float64.
-        delta: Gradient of the loss in that output, same shape.
-
-    Returns:
-        The input and the gradient in it, both of the layer's input shape.
-    """
-    module = link.module
-    if isinstance(module, nn.LeakyReLU):
-        slope = torch.ones_like(value).masked_fill(value < 0, module.negative_slope)
-        return value / slope, delta * slope
-    if isinstance(module, nn.Sigmoid):
-        value = value.clamp(_EDGE, 1 - _EDGE)
-        return torch.logit(value), delta * value * (1 - value)
-    if isinstance(module, nn.Tanh):
-        value = value.clamp(_EDGE - 1, 1 - _EDGE)
-        return torch.atanh(value), delta * (1 - value.square())
-    if isinstance(module, nn.BatchNorm2d):
-        assert module.running_mean is not None
-        assert module.running_var is not None
-        scale = (module.running_var + module.eps).rsqrt()
-        shift = torch.zeros_like(scale)
-        if module.affine:
-            scale, shift = scale * module.weight.detach(), module.bias.detach()
-        scale, shift, mean = (v.view(-1, 1, 1) for v in (scale, shift, module.running_mean))
-        return (value - shift) / scale + mean, delta * scale
-    return value.view(link.input_shape), delta.view(link.input_shape)
+def in_float64(seen: Observation) -> Observation:
+    """Return a copy of the observation in float64, on its device, or on the CPU where the device has no such type."""
+    return seen.to(device=float64_device(seen.device)).to(dtype=torch.float64)
 
 
 def denormalized(seen: Observation, inputs: Tensor) -> Tensor:
-    """Return the images in [0, 1] behind a normalized input, (1, *input_shape)."""
-    if isinstance(seen.model, Normalized):
-        return inputs * seen.model.std.double() + seen.model.mean.double()
-    return inputs
+    """Return the images in [0, 1] behind a normalized input, (1, *input_shape), float64."""
+    _, mean, std = unwrapped(seen.model)
+    return inputs * float64(std) + float64(mean)
+
+
+def _gradient(double: Observation, module: nn.Module, name: str) -> Tensor | None:
+    parameter = getattr(module, name, None)
+    return double.gradient_of(parameter) if isinstance(parameter, nn.Parameter) else None
 
 
 def _leaves(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
@@ -142,23 +123,30 @@ def _refuse(name: str, module: nn.Module, batch_size: int) -> None:
             f"{here} in train mode: its statistics are the batch's, which the recursion does not know; "
             "model.eval() makes it a known scale and shift"
         )
-    if isinstance(module, (nn.ReLU, nn.ReLU6)) or (isinstance(module, nn.LeakyReLU) and not module.negative_slope):
+    if isinstance(module, _FLAT):
         raise ValueError(
-            f"{here}: it sends every negative number to zero and has no inverse; LeakyReLU has one, "
-            "and GradientMatching needs none"
+            f"{here}: it is flat at both ends, where its inputs are gone; LeakyReLU and Softplus have an inverse, "
+            "of a ReLU the rows that it hides are left out, and GradientMatching needs no inverse"
         )
+    falling = {"negative_slope": module.negative_slope} if isinstance(module, nn.LeakyReLU) else {}
+    if isinstance(module, nn.PReLU):
+        falling = {"weight": float(module.weight.detach().min())}
+    if isinstance(module, (nn.ELU, nn.CELU)):
+        falling = {"alpha": module.alpha}
+    for argument, value in falling.items():
+        if value < 0 or (value == 0 and not isinstance(module, nn.LeakyReLU)):
+            raise ValueError(f"{here} with {argument} {value:g}: it has no inverse; a positive one has")
     if isinstance(module, nn.Dropout) and module.training and module.p > 0:
         raise ValueError(
             f"{here} in train mode: the recursion does not know which units it dropped; model.eval() works"
         )
-    if list(module.children()) or not isinstance(module, _KNOWN):
+    known = (nn.Conv2d, nn.Linear, nn.Flatten, nn.Identity, nn.Dropout, nn.ReLU, *INVERTIBLE)
+    if list(module.children()) or not isinstance(module, known) or isinstance(module, nn.ReLU6):
         raise ValueError(
             f"{here}: the recursion walks back a plain chain (nn.Sequential) of "
-            f"{', '.join(known.__name__ for known in _KNOWN)}; "
+            f"{', '.join(kind.__name__ for kind in known)}; "
             "shortcuts and other layers have no inverse here, GradientMatching needs none"
         )
 
 
-_KNOWN = (
-    nn.Conv2d, nn.Linear, nn.Flatten, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Identity, nn.BatchNorm2d, nn.Dropout
-)  # fmt: skip
+_FLAT = (nn.Hardtanh, nn.Hardsigmoid)  # ReLU6 is a Hardtanh

@@ -9,18 +9,19 @@ so Gauss-Newton solves for them: solve, look at the signs, solve again.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from gilearn.attacks.base import Reconstruction
-from gilearn.attacks.recursion.chain import Link, walk_back
-from gilearn.attacks.recursion.rgap import LayerReport, Recursion, State, recur, system_of
-from gilearn.attacks.recursion.systems import ConvSystem
+from gilearn.attacks.recursion.activations import is_relu, walk_back
+from gilearn.attacks.recursion.chain import Link
+from gilearn.attacks.recursion.reports import LayerReport
+from gilearn.attacks.recursion.rgap import Recursion, State, recur, system_of
 from gilearn.federated import Observation
-
-_RANK = 1e-9  # singular values below this share of the largest count as zero
+from gilearn.linear import GRAM_TOLERANCE, RANK_TOLERANCE, ConvSystem, least_squares, rank_and_condition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +29,8 @@ class PullBack(Recursion):
     """R-GAP with pull-back: the directions that a convolution leaves open are closed by the convolution before it.
 
     Where all ranks are full this is R-GAP. Our reading of the paper's abstract: its exact functional is not in the text
-    that we work from. The pull-back reaches one convolution back, through any activations that the recursion inverts,
-    and holds the layer's matrix in memory: 32 bytes x the square of its unknowns.
+    that we work from. The pull-back reaches one convolution back, through any activations that have an inverse (a
+    ReLU has none), and holds the layer's matrix in memory: 32 bytes x the square of its unknowns.
 
     Args:
         steps: Gauss-Newton steps per pull-back, from 1.
@@ -47,8 +48,10 @@ class PullBack(Recursion):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, wanted at least 1")
 
-    def __call__(self, seen: Observation) -> Reconstruction:
-        """Run the attack; see :class:`gilearn.attacks.recursion.rgap.Recursion`.
+    def reconstruct(
+        self, seen: Observation, *, seed: int, snapshots: int, progress: bool, time_limit: float | None
+    ) -> Reconstruction:
+        """Run the attack; see :meth:`gilearn.attacks.recursion.rgap.Recursion.reconstruct`.
 
         A layer whose open directions were closed, or tried to, has a report with both layers' names; its rank counts
         both layers' constraints, and ``iterations`` are those of Gauss-Newton.
@@ -59,75 +62,74 @@ class PullBack(Recursion):
         """Go back through the chain's last link, with the help of the convolution before it where it needs one."""
         link = chain[-1]
         if isinstance(link.module, nn.Conv2d):
-            system = system_of(link, state.delta)
+            system = system_of(link, state)
             earlier = next((k for k in range(len(chain) - 2, -1, -1) if chain[k].solves), None)
-            wanting = system.rank_bound() < system.shape[1] <= self.pull_back_up_to
-            if wanting and earlier is not None and isinstance(chain[earlier].module, nn.Conv2d):
-                return self._pulled_back(chain[earlier:], system, state), 1
+            if earlier is not None and isinstance(chain[earlier].module, nn.Conv2d):
+                wanting = system.rank_bound() < system.shape[1] <= self.pull_back_up_to
+                if wanting and not any(is_relu(between.module) for between in chain[earlier:]):
+                    return self._pulled_back(chain[earlier:], system, state), 1
         return super().step(chain, state)
 
     def _pulled_back(self, chain: list[Link], system: ConvSystem, state: State) -> State:
         """Solve for the input of the last of these links, with what the first says about it."""
-        start, open_directions, left_over = self._open(chain[-1], system, state.value)
+        start, directions, left_over = self._open(chain[-1], system, state.value)
         delta = system.transposed(system.weight, state.delta)
-        earlier = Earlier(chain[:-1], delta)
-        place = torch.zeros(open_directions.shape[1], dtype=torch.float64, device=start.device)
+        earlier = PullBackConstraints(chain[:-1], delta)
+        coefficients = torch.zeros(directions.shape[1], dtype=torch.float64, device=start.device)
         # Reachability alone is exact in the signs that the layer already fixes; the gradient joins in afterwards, if at
         # all: with wrong signs its rows mislead.
-        taken, closed, spread = 0, 0, 1.0
+        taken, closed, spread = 0, 0, float("inf")
         for with_gradient in (False, True):
-            place, misfit, tangent, steps = self._newton(earlier, start, open_directions, place, with_gradient)
+            coefficients, misfit, tangent, steps = self._newton(earlier, start, directions, coefficients, with_gradient)
             taken += steps
-            values = torch.linalg.svdvals(tangent)
-            closed = int((values > _RANK * values[0]).sum()) if len(values) else 0
-            spread = float(values[0] / values[closed - 1]) if closed else 1.0
-            if closed == len(place) or not earlier.implies_gradient:
+            closed, spread = rank_and_condition(tangent)
+            if closed == len(coefficients) or not earlier.implies_gradient:
                 break
         report = LayerReport(
             layer=f"{chain[0].name} + {chain[-1].name}",
             unknowns=len(start),
             equations=system.shape[0] + len(misfit),
-            rank=len(start) - len(place) + closed,
+            rank=len(start) - len(coefficients) + closed,
             measured=True,
             condition=spread,
             residual=max(left_over, float(misfit.norm()) / earlier.size),
             iterations=taken,
+            dropped=0 if system.known is None else int((~system.known).sum()),
         )
-        value = (start + open_directions @ place).view(system.input_shape)
-        return State(value=value, delta=delta, label=state.label, branch=state.branch, reports=(*state.reports, report))
+        value = (start + directions @ coefficients).view(system.input_shape)
+        return dataclasses.replace(state, value=value, delta=delta, known=None, reports=(*state.reports, report))
 
     def _newton(
-        self, earlier: Earlier, start: Tensor, directions: Tensor, place: Tensor, with_gradient: bool
+        self, earlier: PullBackConstraints, start: Tensor, directions: Tensor, coefficients: Tensor, with_gradient: bool
     ) -> tuple[Tensor, Tensor, Tensor, int]:
         """Move along the open directions until the earlier layer's constraints hold, or no step helps."""
-        misfit, tangent = earlier.constraints(start + directions @ place, directions, with_gradient)
+        misfit, tangent = earlier.constraints(start + directions @ coefficients, directions, with_gradient)
         taken = 0
         while taken < self.steps and float(misfit.norm()) > 1e-14 * earlier.size:
-            move = _least_squares(tangent, misfit)
+            move = least_squares(tangent, misfit)
             length = 1.0
             while length > 1e-3:
-                there = earlier.constraints(start + directions @ (place - length * move), directions, with_gradient)
+                moved = coefficients - length * move
+                there = earlier.constraints(start + directions @ moved, directions, with_gradient)
                 if there[0].norm() < misfit.norm():
                     break
                 length /= 2
             else:
                 break
             gained = float(misfit.norm() / there[0].norm().clamp_min(1e-300))
-            place, (misfit, tangent), taken = place - length * move, there, taken + 1
+            coefficients, (misfit, tangent), taken = moved, there, taken + 1
             if gained < 1.001:
                 break
-        return place, misfit, tangent, taken
+        return coefficients, misfit, tangent, taken
 
     def _open(self, link: Link, system: ConvSystem, value: Tensor) -> tuple[Tensor, Tensor, float]:
         """Return the layer's solution of least norm, a basis of the directions it leaves open, and the residual."""
         found = self.solve(link, system, value)
-        of_outputs, of_gradient = system.column_norms()
-        ratio = float(of_outputs.sum() / of_gradient.sum()) if float(of_gradient.sum()) else 0.0
         matrix = system.dense()
-        matrix[value.numel() :] *= ratio**0.5
+        matrix[system.num_outputs :] *= system.gradient_scale()
         values, vectors = torch.linalg.eigh(matrix.T @ matrix)
         bound = system.rank_bound()
-        wide = int((values <= 1e-13 * values[-1]).sum())
+        wide = int((values <= GRAM_TOLERANCE * values[-1]).sum())
         directions = vectors[:, : max(wide, system.shape[1] - bound)]
         x = found.x.flatten()
         return x - directions @ (directions.T @ x), directions, found.residual
@@ -140,7 +142,7 @@ Chapter: copa. Source: chen2021.
 """
 
 
-class Earlier:
+class PullBackConstraints:
     """What the links before a layer say about its input: which inputs they reach, and which gradient those imply.
 
     Args:
@@ -158,7 +160,7 @@ class Earlier:
         rows, unknowns = self.matrix.shape
         basis, triangle = torch.linalg.qr(self.matrix, mode="complete" if rows >= unknowns else "reduced")
         diagonal = triangle.diagonal().abs()
-        self.determined = rows >= unknowns and bool(diagonal.min() > _RANK * diagonal.max())
+        self.determined = rows >= unknowns and bool(diagonal.min() > RANK_TOLERANCE * diagonal.max())
         if self.determined:
             self.unreachable = basis[:, unknowns:].T
             self.split = basis[:, :unknowns], triangle[:unknowns]
@@ -171,7 +173,7 @@ class Earlier:
         """Return by how much an input violates the constraints, and the derivative of that along the directions."""
         value, slope = x.view(self.delta.shape), torch.ones_like(self.delta)
         for link in reversed(self.after):
-            value, slope = walk_back(link, value, slope)
+            value, slope, *_ = walk_back(link, value, slope)
         moved = directions / slope.flatten()[:, None]
         output = (value if self.bias is None else value - self.bias).flatten()
         self.size = float(output.norm())
@@ -196,16 +198,5 @@ class Earlier:
 
 def _left_null_space(matrix: Tensor) -> Tensor:
     left, sizes, _ = torch.linalg.svd(matrix, full_matrices=True)
-    space: Tensor = left[:, int((sizes > _RANK * sizes[0]).sum()) :].T
+    space: Tensor = left[:, int((sizes > RANK_TOLERANCE * sizes[0]).sum()) :].T
     return space
-
-
-def _least_squares(matrix: Tensor, right: Tensor) -> Tensor:
-    """Return the solution of least norm; pivots below ``_RANK`` of the largest count as zero."""
-    if 0 in matrix.shape:
-        return right.new_zeros(matrix.shape[1])
-    if matrix.device.type == "cpu":
-        solution: Tensor = torch.linalg.lstsq(matrix, right[:, None], rcond=_RANK, driver="gelsy").solution[:, 0]
-    else:
-        solution = torch.linalg.pinv(matrix, rtol=_RANK) @ right
-    return solution

@@ -15,13 +15,14 @@ from scipy.optimize import brentq
 from torch import Tensor, nn
 
 from gilearn.attacks.recursion.chain import Link
+from gilearn.linear import divide
 
 TURNING_POINT = 1.278464542761074
 """Where -mu / (1 + exp(mu)) is least, at -0.2785: below it the scalar equation has one solution, above it two."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Head:
+class HeadSolution:
     """One way to explain the last layer's gradient.
 
     Args:
@@ -39,7 +40,7 @@ class Head:
     residual: float = 0.0
 
 
-def heads(link: Link, *, loss: str, batch_size: int, label: int | None = None) -> list[Head]:
+def heads(link: Link, *, loss: str, batch_size: int, label: int | None = None) -> list[HeadSolution]:
     """Return every start that explains the last layer's gradient.
 
     Args:
@@ -64,15 +65,15 @@ def heads(link: Link, *, loss: str, batch_size: int, label: int | None = None) -
         if not (delta != 0).any():
             raise ValueError(f"seen: the bias gradient of the last layer {link.name!r} is zero, its weight's is not")
         found = int(delta[0] < 0) if loss == "logistic" else int(delta.argmin())
-        features = gradient.T @ delta / (delta @ delta)
-        return [Head(features=features, delta=delta, label=found if batch_size == 1 else None, branch="bias")]
+        features = divide(gradient, delta)
+        return [HeadSolution(features=features, delta=delta, label=found if batch_size == 1 else None, branch="bias")]
     weight = link.module.weight.detach()
     starts = _logistic(gradient, weight) if loss == "logistic" else _softmax(gradient, weight)
     known = [start for start in starts if label is None or start.label == label]
     if not known:
         raise ValueError(f"labels: got {label}, which no solution of the last layer's equation explains")
     if batch_size > 1:
-        known = [Head(features=h.features, delta=h.delta, label=None, branch=h.branch) for h in known]
+        known = [HeadSolution(features=h.features, delta=h.delta, label=None, branch=h.branch) for h in known]
     return known
 
 
@@ -105,19 +106,18 @@ def margins(product: float) -> list[float]:
     ]
 
 
-def _logistic(gradient: Tensor, weight: Tensor) -> list[Head]:
+def _logistic(gradient: Tensor, weight: Tensor) -> list[HeadSolution]:
     found = []
     for mu in margins(float((gradient * weight).sum())):
         for label in (1, 0):
             sign = 2 * label - 1
             delta = -sign * torch.sigmoid(torch.tensor([-mu], dtype=torch.float64, device=weight.device))
-            found.append(
-                Head(features=gradient[0] / delta, delta=delta, label=label, branch=f"margin {mu:.4g}, label {label}")
-            )
+            branch = f"margin {mu:.4g}, label {label}"
+            found.append(HeadSolution(features=divide(gradient, delta), delta=delta, label=label, branch=branch))
     return found
 
 
-def _softmax(gradient: Tensor, weight: Tensor) -> list[Head]:
+def _softmax(gradient: Tensor, weight: Tensor) -> list[HeadSolution]:
     """Split the gradient into delta and features, up to a scale; the scale makes delta the softmax less one-hot."""
     left, size, right = torch.linalg.svd(gradient, full_matrices=False)
     found = []
@@ -147,7 +147,7 @@ def _softmax(gradient: Tensor, weight: Tensor) -> list[Head]:
                 delta = size[0] * u / norm
                 misfit = float(((norm * logits).softmax(0) - target - delta).norm() / delta.norm())
                 branch = f"norm {norm:.4g}, label {label}"
-                found.append(Head(features=norm * v, delta=delta, label=label, branch=branch, residual=misfit))
+                found.append(HeadSolution(features=norm * v, delta=delta, label=label, branch=branch, residual=misfit))
     if not found:
         raise ValueError("seen: no scale of the features explains the last layer's gradient under cross-entropy")
     best = min(head.residual for head in found)

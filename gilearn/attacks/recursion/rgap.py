@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import warnings
 from collections.abc import Callable
@@ -10,50 +11,27 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from gilearn.attacks.base import Reconstruction, residual
-from gilearn.attacks.recursion.chain import Link, denormalized, links, walk_back
+from gilearn.attacks.base import Attack, Reconstruction, residual
+from gilearn.attacks.recursion.activations import walk_back
+from gilearn.attacks.recursion.chain import Link, denormalized, in_float64, links
 from gilearn.attacks.recursion.heads import heads
-from gilearn.attacks.recursion.systems import EXACT_RANK_UP_TO, ConvSystem, Solution, solve
+from gilearn.attacks.recursion.reports import LayerReport, RankWarning, SaturationWarning, TwinWarning
 from gilearn.federated import Observation
-
-
-class RankWarning(UserWarning):
-    """A layer does not determine its input: what comes back is the input of least norm, and wrong."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerReport:
-    """What the recursion found at one layer; see :class:`gilearn.attacks.recursion.systems.Solution`.
-
-    Args:
-        layer: The module's name.
-        unknowns: Values of its input.
-        equations: Rows of its system.
-        rank: Of the system.
-        measured: Whether ``rank`` was measured, or is the bound that generic weights attain.
-        condition: Of the scaled system; an estimate from below where the rank was not measured.
-        residual: Relative, of the scaled system.
-        iterations: Of the solver.
-    """
-
-    layer: str
-    unknowns: int
-    equations: int
-    rank: int
-    measured: bool
-    condition: float
-    residual: float
-    iterations: int
-
-    @property
-    def deficiency(self) -> int:
-        """How many directions of the layer's input its system leaves open."""
-        return self.unknowns - self.rank
+from gilearn.linear import (
+    EXACT_RANK_UP_TO,
+    ConvSystem,
+    Solution,
+    divide,
+    least_squares,
+    outer_residual,
+    rank_and_condition,
+    solve,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """Where a walk stands: value and loss gradient at the output of the next layer to go through, and its story.
+    """State of a backward recursion: the next layer's output, the loss's gradient in it, the reports so far.
 
     Args:
         value: At this place of the network, for one example, float64.
@@ -61,6 +39,7 @@ class State:
         label: That the walk started from.
         branch: Which solution of the head's equation it started from.
         reports: One for every solved layer so far, last layer first.
+        known: Where ``value`` is known, bool, same shape; ``None`` for everywhere.
     """
 
     value: Tensor = field(repr=False)
@@ -68,6 +47,7 @@ class State:
     label: int | None
     branch: str
     reports: tuple[LayerReport, ...] = ()
+    known: Tensor | None = field(default=None, repr=False)
 
 
 Step = Callable[[list[Link], State], tuple[State, int]]
@@ -75,8 +55,8 @@ Step = Callable[[list[Link], State], tuple[State, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recursion:
-    """Recover the input of a chain of convolutions, fully connected layers and invertible activations.
+class Recursion(Attack):
+    """Recover the input of a chain of convolutions, fully connected layers, ReLUs and invertible activations.
 
     Exact, to the precision of float64 times the layers' conditions, for one example, if every layer's system has full
     column rank. Every start that explains the last layer is tried, and the one whose systems are consistent is kept.
@@ -84,12 +64,16 @@ class Recursion:
     gradient, one of tanh a picture and its negative. Then what the attacker knows of the values decides: of the twins
     in range the brightest, or else the one that leaves the range least.
 
+    It computes in float64, whatever the model's type, and returns float64: on the model's device, or on the CPU where
+    the device has no such type (MPS).
+
     Args:
         value_range: Least and largest value of an input.
         tolerance: Of the solver, relative.
         iterations: Of the solver per layer, from 1.
         exact_rank_up_to: Measure rank and condition of a layer by singular values up to this many unknowns; beyond,
-            report the bound that generic weights attain. Measuring takes memory of 16 bytes x unknowns x equations.
+            report a bound from above, which generic weights attain. Measuring takes memory of 16 bytes x unknowns x
+            equations.
 
     Raises:
         ValueError: A number is out of range.
@@ -108,19 +92,26 @@ class Recursion:
         if self.iterations < 1:
             raise ValueError(f"iterations: got {self.iterations}, wanted at least 1")
 
-    def __call__(self, seen: Observation) -> Reconstruction:
-        """Run the attack.
+    def reconstruct(
+        self, seen: Observation, *, seed: int, snapshots: int, progress: bool, time_limit: float | None
+    ) -> Reconstruction:
+        """Run the attack; it draws nothing and has no steps, so that the options have no effect.
 
         Returns:
             The input, (1, *input_shape), float64; of a batch (fully connected networks only) the mixture of its inputs.
-            ``details["layers"]`` holds a :class:`LayerReport` for every layer, ``details["branch"]`` the solution of
-            the head's equation that was taken, ``details["deficiency"]`` the directions that stay open, summed.
+            ``residual`` is the mismatch of the gradient; of a batch, which has no single label, that of its worst
+            system. ``details["layers"]`` holds a :class:`LayerReport` for every layer, with the residuals of the
+            systems; ``details["branch"]`` the solution of the head's equation that was taken, ``details["deficiency"]``
+            the directions that stay open, summed, and ``details["twins"]`` all inputs in the range of values that
+            explain the gradient, the returned one first, if there are several; else it is empty.
 
         Raises:
             ValueError: A layer cannot be walked back, or a gradient that the recursion needs was withheld or is zero.
 
         Warns:
             RankWarning: A layer does not determine its input.
+            SaturationWarning: An activation's outputs lie at its bounds.
+            TwinWarning: Several inputs in range explain the gradient.
         """
         return recur(self, seen, self.step)
 
@@ -128,19 +119,23 @@ class Recursion:
         """Go back through the chain's last link."""
         link = chain[-1]
         if not link.solves:
-            value, delta = walk_back(link, state.value, state.delta)
-            return State(value=value, delta=delta, label=state.label, branch=state.branch, reports=state.reports), 1
+            back = walk_back(link, state.value, state.delta, state.known)
+            last = state.reports[-1]
+            told = dataclasses.replace(
+                last, saturated=last.saturated + back.saturated, violation=max(last.violation, back.violation)
+            )
+            return dataclasses.replace(
+                state, value=back.value, delta=back.delta, known=back.known, reports=(*state.reports[:-1], told)
+            ), 1
         if isinstance(link.module, nn.Linear):
-            value, report = _linear(link, state.delta, state.value)
+            value, report = _linear(link, state)
             weight = link.module.weight.detach()
             delta = weight.T @ (state.delta if link.bias_gradient is None else link.bias_gradient)
         else:
-            system = system_of(link, state.delta)
+            system = system_of(link, state)
             found = self.solve(link, system, state.value)
-            value, delta, report = found.x, system.transposed(system.weight, state.delta), _report(link.name, found)
-        return State(
-            value=value, delta=delta, label=state.label, branch=state.branch, reports=(*state.reports, report)
-        ), 1
+            value, delta, report = found.x, system.transposed(system.weight, state.delta), _report(link, system, found)
+        return dataclasses.replace(state, value=value, delta=delta, known=None, reports=(*state.reports, report)), 1
 
     def solve(self, link: Link, system: ConvSystem, value: Tensor) -> Solution:
         """Solve a convolution's system for the layer's output ``value``."""
@@ -160,25 +155,7 @@ def recur(attack: Recursion, seen: Observation, step: Step) -> Reconstruction:
     """Walk back from every start that explains the last layer, drop those that do not fit, return the one that does."""
     began = time.perf_counter()
     chain = links(seen)
-    declared = seen.knowledge.get("labels")
-    label = int(declared) if declared is not None and declared.numel() == 1 else None
-    last = chain[-1]
-    assert isinstance(last.module, nn.Linear)
-    walks: list[tuple[int, State]] = []
-    for head in heads(last, loss=seen.loss, batch_size=seen.batch_size, label=label):
-        report = LayerReport(
-            layer=last.name,
-            unknowns=head.features.numel(),
-            equations=last.module.weight.numel(),
-            rank=head.features.numel(),
-            measured=True,
-            condition=1.0,
-            residual=_outer_misfit(last, head.delta, head.features),
-            iterations=0,
-        )
-        delta = last.module.weight.detach().T @ head.delta
-        start = State(value=head.features, delta=delta, label=head.label, branch=head.branch, reports=(report,))
-        walks.append((len(chain) - 1, start))
+    walks = [(len(chain) - 1, state) for state in _starts(seen, chain[-1])]
     while any(at > 0 for at, _ in walks):
         furthest = max(at for at, _ in walks)
         moved = []
@@ -188,70 +165,87 @@ def recur(attack: Recursion, seen: Observation, step: Step) -> Reconstruction:
                 at -= taken
             moved.append((at, state))
         walks = _consistent(moved)
-    state = _chosen(seen, [state for _, state in walks], attack.value_range)
-    for report in state.reports:
-        if report.deficiency:
-            warnings.warn(
-                f"layer {report.layer!r}: its system has rank {report.rank} for {report.unknowns} unknowns, "
-                f"{report.deficiency} directions of its input stay open",
-                RankWarning,
-                stacklevel=3,
-            )
-    inputs = denormalized(seen, state.value[None])
-    found = None if state.label is None else torch.tensor([state.label], device=seen.device)
+    state, mismatch, twins = _chosen(seen, [state for _, state in walks], attack.value_range)
+    _warn(state, twins)
     return Reconstruction(
-        inputs=inputs,
-        labels=found,
-        residual=_mismatch(seen, state),
+        inputs=denormalized(seen, state.value[None]),
+        labels=None if state.label is None else torch.tensor([state.label], device=seen.device),
+        residual=mismatch,
         seconds=time.perf_counter() - began,
         attack=repr(attack),
         details={
             "layers": state.reports,
             "branch": state.branch,
             "deficiency": sum(report.deficiency for report in state.reports),
+            "twins": twins,
         },
     )
 
 
-def system_of(link: Link, delta: Tensor) -> ConvSystem:
-    """Return a convolution's system; without the gradient's rows where its gradient was withheld."""
+def system_of(link: Link, state: State) -> ConvSystem:
+    """Return a convolution's system: of the known outputs, and of its gradient unless that was withheld."""
     assert isinstance(link.module, nn.Conv2d)
-    return ConvSystem.of(link.module, link.input_shape, None if link.weight_gradient is None else delta)
+    delta = None if link.weight_gradient is None else state.delta
+    return ConvSystem.of(link.module, link.input_shape, delta, state.known)
 
 
-def _linear(link: Link, delta: Tensor, value: Tensor) -> tuple[Tensor, LayerReport]:
+def _starts(seen: Observation, last: Link) -> list[State]:
+    """Return the state in front of the last layer, for every solution of the last layer's equation."""
+    declared = seen.knowledge.get("labels")
+    label = int(declared) if declared is not None and declared.numel() == 1 else None
+    assert isinstance(last.module, nn.Linear)
+    states = []
+    for head in heads(last, loss=seen.loss, batch_size=seen.batch_size, label=label):
+        assert last.weight_gradient is not None  # heads refuses a withheld one
+        report = LayerReport(
+            layer=last.name,
+            unknowns=head.features.numel(),
+            equations=last.module.weight.numel(),
+            rank=head.features.numel(),
+            measured=True,
+            condition=1.0,
+            residual=outer_residual(last.weight_gradient, head.delta, head.features),
+            iterations=0,
+        )
+        delta = last.module.weight.detach().T @ head.delta
+        states.append(State(value=head.features, delta=delta, label=head.label, branch=head.branch, reports=(report,)))
+    return states
+
+
+def _linear(link: Link, state: State) -> tuple[Tensor, LayerReport]:
     """Divide at a fully connected layer; with a bias, by the bias gradient, whatever the walk brought along."""
     assert isinstance(link.module, nn.Linear)
     weight, gradient = link.module.weight.detach(), link.weight_gradient
-    delta = delta if link.bias_gradient is None else link.bias_gradient
+    delta = state.delta if link.bias_gradient is None else link.bias_gradient
+    dropped, condition = 0, 1.0
     if gradient is not None and (delta != 0).any():
-        x = gradient.T @ delta / (delta @ delta)
-        rank, misfit = x.numel(), _outer_misfit(link, delta, x)
+        x = divide(gradient, delta)
+        rank, misfit = x.numel(), outer_residual(gradient, delta, x)
     else:  # the weights alone
-        right = value if link.module.bias is None else value - link.module.bias.detach()
-        x = torch.linalg.lstsq(weight, right[:, None], driver="gelsd" if weight.device.type == "cpu" else None)[0][:, 0]
-        rank, misfit = int(torch.linalg.matrix_rank(weight)), float((weight @ x - right).norm() / right.norm())
+        right = state.value if link.module.bias is None else state.value - link.module.bias.detach()
+        if state.known is not None:
+            dropped = int((~state.known).sum())
+            weight, right = weight[state.known], right[state.known]
+        x = least_squares(weight, right)
+        rank, condition = rank_and_condition(weight)
+        misfit = float((weight @ x - right).norm() / right.norm()) if right.any() else 0.0
     report = LayerReport(
         layer=link.name,
         unknowns=x.numel(),
         equations=len(weight) + (0 if gradient is None else gradient.numel()),
         rank=rank,
         measured=True,
-        condition=1.0,
+        condition=condition,
         residual=misfit,
         iterations=0,
+        dropped=dropped,
     )
     return x, report
 
 
-def _outer_misfit(link: Link, delta: Tensor, x: Tensor) -> float:
-    assert link.weight_gradient is not None
-    return float((link.weight_gradient - torch.outer(delta, x)).norm() / link.weight_gradient.norm())
-
-
-def _report(name: str, found: Solution) -> LayerReport:
+def _report(link: Link, system: ConvSystem, found: Solution) -> LayerReport:
     return LayerReport(
-        layer=name,
+        layer=link.name,
         unknowns=found.unknowns,
         equations=found.equations,
         rank=found.rank,
@@ -259,37 +253,81 @@ def _report(name: str, found: Solution) -> LayerReport:
         condition=found.condition,
         residual=found.residual,
         iterations=found.iterations,
+        dropped=0 if system.known is None else int((~system.known).sum()),
     )
 
 
 def _consistent(walks: list[tuple[int, State]]) -> list[tuple[int, State]]:
-    """Drop the walks whose worst system so far leaves far more unexplained than the best walk's."""
-    worst = [max(report.residual for report in state.reports) for _, state in walks]
+    """Drop the walks whose worst layer so far fits far worse than the best walk's."""
+    worst = [max(report.misfit for report in state.reports) for _, state in walks]
     best = min(worst)
     return [walk for walk, left in zip(walks, worst, strict=True) if left <= max(100 * best, 1e-9) or best > 0.1]
 
 
-def _chosen(seen: Observation, states: list[State], value_range: tuple[float, float]) -> State:
-    """Choose by what the attacker can compute: the mismatch with the shared gradient; between twins, by the range."""
-    if len(states) == 1:
-        return states[0]
-    scores = [_mismatch(seen, state) for state in states]
-    best = min(scores)
-    twins = [state for state, score in zip(states, scores, strict=True) if score <= max(100 * best, 1e-9)]
+def _chosen(
+    seen: Observation, states: list[State], value_range: tuple[float, float]
+) -> tuple[State, float, tuple[Tensor, ...]]:
+    """Choose by what the attacker can compute: the mismatch with the shared gradient; between twins, by the range.
 
-    def preference(state: State) -> tuple[float, float]:
-        inputs = denormalized(seen, state.value[None])
-        outside = float((inputs - inputs.clamp(*value_range)).square().mean().sqrt())
-        return -round(outside, 3), float(inputs.sum())
+    Return the state, its mismatch, and all inputs if several explain the gradient and lie in the range.
+    """
+    double = in_float64(seen)
+    scored = [(_mismatch(double, state), state, denormalized(seen, state.value[None])) for state in states]
+    best = min(score for score, _, _ in scored)
+    twins = [walk for walk in scored if walk[0] <= max(100 * best, 1e-9)]
 
-    return max(twins, key=preference)
+    def outside(inputs: Tensor) -> float:
+        return round(float((inputs - inputs.clamp(*value_range)).square().mean().sqrt()), 3)
+
+    twins.sort(key=lambda walk: (outside(walk[2]), -float(walk[2].sum())))
+    score, state, inputs = twins[0]
+    others = [
+        other
+        for _, _, other in twins[1:]
+        if outside(other) == 0 and float((other - inputs).norm()) > _SAME * float(inputs.norm())
+    ]
+    undecided = others and outside(inputs) == 0 and best < _EXPLAINED
+    return state, score, (inputs, *others) if undecided else ()
 
 
-def _mismatch(seen: Observation, state: State) -> float:
+def _mismatch(double: Observation, state: State) -> float:
     if state.label is None:
         return max(report.residual for report in state.reports)
-    inputs = denormalized(seen, state.value[None])
-    return residual(seen.to(dtype=torch.float64), inputs, torch.tensor([state.label], device=seen.device))
+    inputs = denormalized(double, state.value[None])
+    return residual(double, inputs, torch.tensor([state.label], device=double.device))
+
+
+def _warn(state: State, twins: tuple[Tensor, ...]) -> None:
+    said: list[Warning] = []
+    for report in state.reports:
+        if report.deficiency:
+            bound = "" if report.measured else "at most "
+            said.append(
+                RankWarning(
+                    f"layer {report.layer!r}: its system has rank {bound}{report.rank} for {report.unknowns} unknowns, "
+                    f"{report.deficiency} directions of its input stay open"
+                )
+            )
+        if report.saturated:
+            said.append(
+                SaturationWarning(
+                    f"layer {report.layer!r}: {report.saturated} of the {report.unknowns} values that an activation "
+                    "hands to it lie at its bounds, where less than half of their digits are left"
+                )
+            )
+    if twins:
+        said.append(
+            TwinWarning(
+                f"{len(twins)} inputs in the range of values explain the gradient; the brightest is returned, "
+                "details['twins'] holds them all"
+            )
+        )
+    for warning in said:
+        warnings.warn(warning, stacklevel=5)  # the line that calls the attack
+
+
+_SAME = 1e-6  # inputs that differ by less, relatively, are one
+_EXPLAINED = 1e-3  # a mismatch below this is rounding, also of float32 gradients
 
 
 RGAP = Recursion()

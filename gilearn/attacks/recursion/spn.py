@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gilearn.attacks.base import Reconstruction
+from gilearn.attacks.base import Attack, Reconstruction
 from gilearn.attacks.recursion.chain import denormalized
-from gilearn.attacks.recursion.systems import ConvSystem
 from gilearn.federated import Observation
-from gilearn.models import Normalized
+from gilearn.linear import ConvSystem, divide, float64, outer_residual
+from gilearn.models import unwrapped
 
 
 @dataclass(frozen=True, kw_only=True)
-class SPN:
+class SPN(Attack):
     """Solve B_I x = B_W at the first layer by least squares, as if a convolution were fully connected.
 
     Exact for a fully connected layer and one example. For a convolution the system is inconsistent, because what the
@@ -31,15 +31,21 @@ class SPN:
     Chapter: convolution. Source: fan2020.
     """
 
-    def __call__(self, seen: Observation) -> Reconstruction:
-        """Return the input, shape (1, *input_shape), float64.
+    def reconstruct(
+        self, seen: Observation, *, seed: int, snapshots: int, progress: bool, time_limit: float | None
+    ) -> Reconstruction:
+        """Run the attack; it draws nothing and has no steps, so that the options have no effect.
+
+        Returns:
+            The input, shape (1, *input_shape), float64: on the model's device, or on the CPU where the device has no
+            such type (MPS). ``residual`` is that of the system.
 
         Raises:
             ValueError: The first layer is neither a convolution nor fully connected, it has no bias, a gradient of it
                 was withheld, or all its bias gradients are zero.
         """
         began = time.perf_counter()
-        model = seen.model.model if isinstance(seen.model, Normalized) else seen.model
+        model, _, _ = unwrapped(seen.model)
         layer = next(module for module in model.modules() if next(module.parameters(recurse=False), None) is not None)
         if not isinstance(layer, (nn.Conv2d, nn.Linear)):
             raise ValueError(f"seen: the first layer is a {type(layer).__name__}, wanted Conv2d or Linear")
@@ -48,12 +54,12 @@ class SPN:
             raise ValueError(
                 "seen: the first layer has no bias, or its gradient was withheld, and the system needs both"
             )
-        weight, bias = weight.double(), bias.double()
+        weight, bias = float64(weight), float64(bias)
         if not (bias != 0).any():
             raise ValueError("seen: the bias gradients of the first layer are all zero")
         if isinstance(layer, nn.Linear):
-            x = weight.T @ bias / (bias @ bias)
-            left, norm = (weight - torch.outer(bias, x)).norm(), weight.norm()
+            x = divide(weight, bias)
+            left = outer_residual(weight, bias, x)
         else:
             system = ConvSystem.of(layer, seen.input_shape, None)
             everywhere = bias.view(-1, 1, 1).expand(system.output_shape)
@@ -63,11 +69,11 @@ class SPN:
             places = everywhere[0].numel()
             inside = system.transposed(weight.square(), torch.ones_like(everywhere)).sum()
             squares = (weights * x.square()).sum() - 2 * (x * system.transposed(weight, everywhere)).sum() + inside
-            left, norm = squares.clamp_min(0).sqrt(), (places * weight.square().sum()).sqrt()
+            left = float((squares.clamp_min(0) / (places * weight.square().sum())).sqrt())
         return Reconstruction(
             inputs=denormalized(seen, x.view(1, *seen.input_shape)),
             labels=None,
-            residual=float(left / norm),
+            residual=left,
             seconds=time.perf_counter() - began,
             attack=repr(self),
         )
@@ -112,14 +118,14 @@ def perturbation_bound(matrix: Tensor, right: Tensor, matrix_noise: Tensor, righ
         raise ValueError(
             f"right: got shape {tuple(right.shape)}, wanted ({len(matrix)}, inputs) for a matrix of 2 axes"
         )
-    sizes = torch.linalg.svdvals(matrix.double())
+    sizes = torch.linalg.svdvals(float64(matrix))
     if len(matrix) < matrix.shape[1] or not float(sizes[-1]) > 1e-14 * float(sizes[0]):
         raise ValueError("matrix: it has not full column rank, so that the solution is not unique")
-    noise = float(torch.linalg.matrix_norm(matrix_noise.double(), 2))
+    noise = float(torch.linalg.matrix_norm(float64(matrix_noise), 2))
     condition = noise / float(sizes[-1])
     if condition >= 1:
         return PerturbationBound(condition=condition, bound=float("inf"))
-    relative = float(right_noise.double().norm() / right.double().norm()) + noise / float(sizes[0])
+    relative = float(float64(right_noise).norm() / float64(right).norm()) + noise / float(sizes[0])
     return PerturbationBound(condition=condition, bound=float(sizes[0] / sizes[-1]) / (1 - condition) * relative)
 
 

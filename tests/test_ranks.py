@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gilearn import federated, models, risk
+from gilearn import federated, models, ranks
 
 
 def jacobian_by_differences(model, x, y, *, loss="cross_entropy", step=1e-6):
@@ -36,7 +36,7 @@ def test_the_spectrum_is_that_of_the_gradients_the_client_sends(digits, model, t
     model = model.double().train(training)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     x, y = digits[0][:2].double(), digits[1][:2]
-    values = risk.gradient_spectrum(model, x, y, chunk=50)
+    values = ranks.gradient_spectrum(model, x, y, chunk=50)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     expected = torch.linalg.svdvals(jacobian_by_differences(model, x, y))
     assert values.shape == (128,)
@@ -46,7 +46,7 @@ def test_the_spectrum_is_that_of_the_gradients_the_client_sends(digits, model, t
 def test_a_batch_of_twins_hides_half_of_its_directions(digits):
     """Moving one of two equal inputs against the other changes nothing to first order."""
     model = models.lenet(1, 10, size=8, strides=(1, 1, 1))
-    values = risk.gradient_spectrum(model, digits[0][[7, 7]], digits[1][[7, 7]])
+    values = ranks.gradient_spectrum(model, digits[0][[7, 7]], digits[1][[7, 7]])
     assert int((values > 1e-7 * values[0]).sum()) == 64
 
 
@@ -55,7 +55,7 @@ def test_other_losses_and_soft_labels(digits):
     model = models.mlp(64, (4,), num_classes=1).double()
     y = torch.tensor([1])
     expected = torch.linalg.svdvals(jacobian_by_differences(model, x, y, loss="logistic"))
-    found = risk.gradient_spectrum(model, x, y, loss="logistic")
+    found = ranks.gradient_spectrum(model, x, y, loss="logistic")
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6 * float(expected[0]))
 
 
@@ -73,14 +73,14 @@ def test_refusals(digits, change, message):
     given = {"x": digits[0][:1], "y": digits[1][:1], **change}
     x, y = given.pop("x"), given.pop("y")
     with pytest.raises(ValueError, match=message):
-        risk.gradient_spectrum(models.mlp(64), x, y, **given)
+        ranks.gradient_spectrum(models.mlp(64), x, y, **given)
 
 
 def test_the_rank_report_measures_and_bounds_alike():
     for widths in ((12, 36, 36, 36, 64, 128), (12, 20, 36, 36, 64, 128), (4, 4, 4, 4, 4, 4)):
         model = models.cnn6(size=10, widths=widths)
-        measured = risk.rank_report(model, (3, 10, 10), exact_rank_up_to=2000)
-        bounds = risk.rank_report(model, (3, 10, 10), exact_rank_up_to=0)
+        measured = ranks.rank_report(model, (3, 10, 10), exact_rank_up_to=2000)
+        bounds = ranks.rank_report(model, (3, 10, 10), exact_rank_up_to=0)
         assert measured["measured"].all()
         assert list(measured["rank"]) == list(bounds["rank"])
         assert (measured["deficiency"] == measured["unknowns"] - measured["rank"]).all()
@@ -88,10 +88,10 @@ def test_the_rank_report_measures_and_bounds_alike():
 
 
 def test_the_rank_report_takes_any_network():
-    report = risk.rank_report(models.resnet18(), (3, 32, 32), exact_rank_up_to=0)
+    report = ranks.rank_report(models.resnet18(), (3, 32, 32), exact_rank_up_to=0)
     assert len(report) == 21
     assert report.loc["layer2.0.downsample.0", "deficiency"] > 0
     with pytest.raises(ValueError, match="no convolution"):
-        risk.rank_report(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(64)), (1, 8, 8))
+        ranks.rank_report(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(64)), (1, 8, 8))
     with pytest.raises(ValueError, match="input_shape"):
-        risk.rank_report(models.lenet(), (1, 32, 32))
+        ranks.rank_report(models.lenet(), (1, 32, 32))

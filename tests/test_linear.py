@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from gilearn.attacks.recursion.systems import ConvSystem, solve
+from gilearn.linear import ConvSystem, solve
+
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +47,6 @@ def case(name):
 
 
 @each_layer
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 def test_it_is_pytorch_s_convolution_and_autograd_s_weight_gradient(name):
     layer, x, output, delta = case(name)
     system = ConvSystem.of(layer, tuple(x.shape), delta)

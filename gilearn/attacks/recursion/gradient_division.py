@@ -1,7 +1,8 @@
 """PPDL-AHE, attack part (Phong et al., 2018): the input of a fully connected layer is one gradient over another.
 
 For a layer z = W x + b, whatever follows it, dL/dW = delta x' and dL/db = delta with delta = dL/dz. One division
-returns x. Everything here computes and returns float64.
+returns x. Everything here computes and returns float64: on the model's device, or on the CPU where the device has no
+such type (MPS).
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gilearn.attacks.base import Reconstruction
+from gilearn.attacks.base import Attack, Reconstruction
+from gilearn.attacks.recursion.chain import denormalized, in_float64
 from gilearn.federated import Observation
-from gilearn.models import Normalized
+from gilearn.hooks import recorded_inputs
+from gilearn.linear import divide, float64, outer_residual
+from gilearn.models import unwrapped
 
 
 @dataclass(frozen=True, kw_only=True)
-class Perceptron:
+class GradientDivision(Attack):
     """Recover the input of a network whose first layer is fully connected and has a bias.
 
     Exact for one example, whatever follows the layer. A batch comes back as a mixture of its inputs, weighted by their
@@ -45,27 +49,30 @@ class Perceptron:
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay: got {self.weight_decay}, wanted 0 or more")
 
-    def __call__(self, seen: Observation) -> Reconstruction:
-        """Return the input, shape (1, *input_shape), with the name of the layer and its live neurons in ``details``.
+    def reconstruct(
+        self, seen: Observation, *, seed: int, snapshots: int, progress: bool, time_limit: float | None
+    ) -> Reconstruction:
+        """Run the attack; it draws nothing and has no steps, so that the options have no effect.
+
+        Returns:
+            The input, shape (1, *input_shape), float64. ``residual`` is what the division leaves unexplained of the
+            layer's weight gradient; ``details`` holds the name of the layer and its number of live neurons.
 
         Raises:
             ValueError: The first layer is not fully connected, has no bias or was withheld, or all its bias gradients
                 are zero.
         """
         began = time.perf_counter()
-        name, layer = _first_layer(seen)
-        weight, bias = _layer_gradients(seen, layer, name)
-        weight = weight - self.weight_decay * layer.weight.detach().double()
-        bias = bias - self.weight_decay * layer.bias.detach().double()
+        double = in_float64(seen)
+        name, layer = _first_layer(double)
+        weight, bias = _layer_gradients(double, layer, name)
+        weight = weight - self.weight_decay * layer.weight.detach()
+        bias = bias - self.weight_decay * layer.bias.detach()
         x = layer_input(weight, bias, rows=self.rows)
-        explained = torch.outer(bias, x)
-        inputs = x.view(1, *seen.input_shape)
-        if isinstance(seen.model, Normalized):
-            inputs = inputs * seen.model.std.double() + seen.model.mean.double()
         return Reconstruction(
-            inputs=inputs,
+            inputs=denormalized(double, x.view(1, *seen.input_shape)),
             labels=None,
-            residual=float((weight - explained).norm() / weight.norm()),
+            residual=outer_residual(weight, bias, x),
             seconds=time.perf_counter() - began,
             attack=repr(self),
             details={"layer": name, "live_neurons": int((bias != 0).sum()), "neurons": len(bias)},
@@ -96,20 +103,14 @@ def layer_input(
     """
     _check_rows(rows)
     weight, bias = _checked(weight_gradient, bias_gradient)
-    if rows == "least_squares":
-        divisor = bias @ bias
-        dividend = bias @ weight
-    else:
-        row = int(bias.abs().argmax()) if rows == "largest" else int(rows)
-        if not 0 <= row < len(bias):
-            raise ValueError(f"rows: got neuron {row}, wanted 0 to {len(bias) - 1}")
-        divisor, dividend = bias[row], weight[row]
-    if divisor == 0:
+    row = int(bias.abs().argmax()) if rows in ("largest", "least_squares") else int(rows)
+    if not 0 <= row < len(bias):
+        raise ValueError(f"rows: got neuron {row}, wanted 0 to {len(bias) - 1}")
+    if bias[row] == 0:
         raise ValueError(
             "bias_gradient: got zero where it divides; no loss reaches these neurons (dead ReLU, saturated activation)"
         )
-    quotient: Tensor = dividend / divisor
-    return quotient
+    return divide(weight, bias) if rows == "least_squares" else weight[row] / bias[row]
 
 
 def quotients(weight_gradient: Tensor, bias_gradient: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,31 +179,15 @@ def layer_inputs(seen: Observation) -> dict[str, Tensor]:
     return found
 
 
-def _first_layer(seen: Observation) -> tuple[str, nn.Linear]:
+def _first_layer(double: Observation) -> tuple[str, nn.Linear]:
     """Find the fully connected layer that is fed with the flattened input itself."""
-    model = seen.model.model if isinstance(seen.model, Normalized) else seen.model
-    probe = torch.rand(1, *seen.input_shape, generator=torch.Generator().manual_seed(0)).to(seen.device, seen.dtype)
-    fed: list[nn.Linear] = []
-
-    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if (
-            isinstance(module, nn.Linear)
-            and inputs[0].numel() == probe.numel()
-            and (inputs[0].flatten() == probe.flatten()).all()
-        ):
-            fed.append(module)
-
-    handles = [module.register_forward_pre_hook(look) for module in model.modules()]
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        with torch.no_grad():
-            model(probe)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
+    model, _, _ = unwrapped(double.model)
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.rand(1, *double.input_shape, generator=generator, dtype=torch.float64).to(double.device)
+    fully_connected = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    with torch.no_grad(), recorded_inputs(model, fully_connected) as recorded:
+        model.eval()(probe)  # of the attacker's own copy
+    fed = [layer for layer, given in recorded if torch.equal(given.flatten(), probe.flatten())]
     if not fed:
         first = next(
             m for m in model.modules() if next(m.children(), None) is None and next(m.parameters(), None) is not None
@@ -211,7 +196,9 @@ def _first_layer(seen: Observation) -> tuple[str, nn.Linear]:
             f"seen: no fully connected layer is fed with the input itself (the first layer is {type(first).__name__}); "
             "layer_inputs recovers the features in front of the fully connected layers, R-GAP inverts convolutions"
         )
-    return next((name, module) for name, module in seen.model.named_modules() if module is fed[0])
+    layer = fed[0]
+    assert isinstance(layer, nn.Linear)
+    return next(name for name, module in double.model.named_modules() if module is layer), layer
 
 
 def _layer_gradients(seen: Observation, layer: nn.Linear, name: str) -> tuple[Tensor, Tensor]:
@@ -220,7 +207,7 @@ def _layer_gradients(seen: Observation, layer: nn.Linear, name: str) -> tuple[Te
     weight, bias = seen.gradient_of(layer.weight), seen.gradient_of(layer.bias)
     if weight is None or bias is None:
         raise ValueError(f"seen: the gradient of layer {name!r} is withheld, and the division needs weight and bias")
-    return weight.double(), bias.double()
+    return weight, bias
 
 
 def _checked(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -232,7 +219,7 @@ def _checked(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     for name, tensor in (("weight_gradient", weight), ("bias_gradient", bias)):
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{name}: got NaN or infinite values, wanted finite ones")
-    return weight.detach().double(), bias.detach().double()
+    return float64(weight), float64(bias)
 
 
 def _check_rows(rows: object) -> None:
@@ -240,7 +227,7 @@ def _check_rows(rows: object) -> None:
         raise ValueError(f"rows: got {rows!r}, wanted 'least_squares', 'largest' or the number of a neuron")
 
 
-PPDL_AHE = Perceptron()
+PPDL_AHE = GradientDivision()
 """The attack of Phong et al. (2018) as the survey's Table 1 names it.
 
 Survey: gradient division, MLP, one example. Ours combines all neurons of the layer by least squares.

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gilearn import attacks, data, federated, metrics, models
-from gilearn.attacks.recursion import perceptron
+from gilearn.attacks.recursion import gradient_division
 
 
 def observe(model, x, y, dtype=torch.float64, **options):
@@ -21,7 +21,7 @@ def observe(model, x, y, dtype=torch.float64, **options):
 @pytest.mark.parametrize(("dtype", "bar"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("rows", ["least_squares", "largest"])
 def test_fifty_random_networks(digits, dtype, bar, rows):
-    attack = attacks.Perceptron(rows=rows)
+    attack = attacks.GradientDivision(rows=rows)
     errors = []
     for k in range(50):
         activation = ("sigmoid", "tanh", "relu", "leaky_relu", "gelu")[k % 5]
@@ -66,7 +66,7 @@ def test_a_local_update_of_one_step(digits):
 def test_every_layer_s_input(digits):
     model = models.mlp(64, (32, 16), activation="tanh")
     x = digits[0][3:4].double()
-    found = perceptron.layer_inputs(observe(model, x, digits[1][3:4]))
+    found = gradient_division.layer_inputs(observe(model, x, digits[1][3:4]))
     assert list(found) == ["1", "3", "5"]
     for name, value in found.items():
         torch.testing.assert_close(value, model[: int(name)](x)[0])
@@ -75,7 +75,7 @@ def test_every_layer_s_input(digits):
 def test_the_features_in_front_of_a_convolutional_network_s_classifier(photos):
     model = models.lenet().double()
     x = photos[0][:1].double()
-    found = perceptron.layer_inputs(federated.observe(model, x, photos[1][:1]))
+    found = gradient_division.layer_inputs(federated.observe(model, x, photos[1][:1]))
     torch.testing.assert_close(found["7"], model[:7](x)[0])
 
 
@@ -84,9 +84,9 @@ def test_weight_decay_is_subtracted(digits):
     x, y = digits[0][:1].double(), digits[1][:1]
     loss = F.cross_entropy(model(x), y) + 0.05 * sum(p.square().sum() for p in model.parameters())
     shared = torch.autograd.grad(loss, list(model.parameters()))
-    seen = federated.from_gradients(model, shared, input_shape=(1, 8, 8), batch_size=1)
+    seen = federated.Observation.from_gradients(model, shared, input_shape=(1, 8, 8), batch_size=1)
     assert metrics.relative_error(attacks.PPDL_AHE(seen).inputs, x) > 0.1
-    assert metrics.relative_error(attacks.Perceptron(weight_decay=0.1)(seen).inputs, x) < 1e-12
+    assert metrics.relative_error(attacks.GradientDivision(weight_decay=0.1)(seen).inputs, x) < 1e-12
 
 
 def test_a_batch_is_a_mixture(digits):
@@ -96,11 +96,11 @@ def test_a_batch_is_a_mixture(digits):
     seen = federated.observe(model, x, y)
     hidden = model[1](x.flatten(1)).detach().requires_grad_()
     delta = torch.autograd.grad(F.cross_entropy(model[2:](hidden), y), hidden)[0]
-    live, quotients = perceptron.quotients(*seen.shared[:2])
+    live, quotients = gradient_division.quotients(*seen.shared[:2])
     expected = (delta.T @ x.flatten(1)) / delta.sum(0)[:, None]
     assert len(live) == 32
     torch.testing.assert_close(quotients, expected)
-    torch.testing.assert_close(perceptron.layer_input(*seen.shared[:2], rows=5), expected[5])
+    torch.testing.assert_close(gradient_division.layer_input(*seen.shared[:2], rows=5), expected[5])
     assert attacks.PPDL_AHE(seen).residual > 0.05
 
 
@@ -111,7 +111,7 @@ def test_a_neuron_that_one_example_activates_returns_it(digits):
     active = model[1](x.flatten(1)) > 0
     lone = (active.sum(0) == 1).nonzero().flatten()
     assert len(lone) > 5
-    live, quotients = perceptron.quotients(*federated.observe(model, x, y).shared[:2])
+    live, quotients = gradient_division.quotients(*federated.observe(model, x, y).shared[:2])
     position = {int(n): k for k, n in enumerate(live)}
     for neuron in lone.tolist():
         owner = int(active[:, neuron].nonzero())
@@ -124,9 +124,9 @@ def test_without_bias_only_the_direction_is_left(digits):
     seen = federated.observe(model, x, digits[1][:1])
     with pytest.raises(ValueError, match="layer '1' has no bias; direction"):
         attacks.PPDL_AHE(seen)
-    direction = perceptron.direction(seen.shared[0])
+    direction = gradient_division.direction(seen.shared[0])
     torch.testing.assert_close(direction, x.flatten() / x.norm())
-    assert perceptron.layer_inputs(seen) == {}
+    assert gradient_division.layer_inputs(seen) == {}
 
 
 def test_dead_neurons(digits):
@@ -169,7 +169,7 @@ def test_noise_breaks_it_gracefully(digits):
             noisy = dataclasses.replace(seen, shared=noisy)
             draws.append(
                 [
-                    metrics.mse(attacks.Perceptron(rows=r)(noisy).inputs, digits[0][:1])
+                    metrics.mse(attacks.GradientDivision(rows=r)(noisy).inputs, digits[0][:1])
                     for r in ("least_squares", "largest")
                 ]
             )
@@ -187,9 +187,9 @@ def test_refusals(photos, digits):
     with pytest.raises(ValueError, match="gradient of layer '1' is withheld"):
         attacks.PPDL_AHE(withheld)
     with pytest.raises(ValueError, match="rows: got 'all'"):
-        attacks.Perceptron(rows="all")
+        attacks.GradientDivision(rows="all")
     with pytest.raises(ValueError, match="weight_decay: got -1"):
-        attacks.Perceptron(weight_decay=-1)
+        attacks.GradientDivision(weight_decay=-1)
     weight, bias = seen.shared[:2]
     for arguments, message in (
         ((weight[0], bias), "weight_gradient: got shape"),
@@ -198,11 +198,11 @@ def test_refusals(photos, digits):
         ((weight, bias * torch.nan), "bias_gradient: got NaN"),
     ):
         with pytest.raises(ValueError, match=message):
-            perceptron.layer_input(*arguments)
+            gradient_division.layer_input(*arguments)
     with pytest.raises(ValueError, match="rows: got neuron 64, wanted 0 to 63"):
-        perceptron.layer_input(weight, bias, rows=64)
+        gradient_division.layer_input(weight, bias, rows=64)
     with pytest.raises(ValueError, match="weight_gradient: got zeros"):
-        perceptron.direction(0 * weight)
+        gradient_division.direction(0 * weight)
 
 
 def test_a_layer_that_sees_something_else_is_not_taken(digits):

@@ -4,23 +4,25 @@ For a convolution z = W * x + b with delta = dL/dz, two maps are linear in the i
 must return z - b, and the weight gradient, the correlation of x with delta, which must return the shared dL/dW. Stacked
 they are one system (Zhu and Blaschko, 2021). Both maps are products with the input's patches, so the matrix is
 never stored; the library solver is LSMR (Fong and Saunders, 2011), in float64, on the device of the layer's tensors.
+A fully connected layer needs no solver: its weight gradient is the outer product of delta and the input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.sparse.linalg import LinearOperator, lsmr
 from torch import Tensor, nn
+
+from gilearn.linear.algebra import LinearMap, float64, gram_rank, rank_and_condition
 
 EXACT_RANK_UP_TO = 1024
 """Unknowns up to which ``solve`` measures rank and condition by a singular value decomposition, by default."""
-
 
 _WORTH_A_THREAD = 30_000_000  # multiplications
 
@@ -30,14 +32,16 @@ class Solution:
     """The input of one layer, and how far to trust it.
 
     Args:
-        x: The input, float64, in its shape; of all that solve the system, the one of least norm.
+        x: The input, float64, in its shape. Where ``rank`` is below ``unknowns``: of all that solve the system as well,
+            the one of least norm.
         unknowns: Values of ``x``.
         equations: Rows of the system.
         rank: Of the system's matrix: measured by its singular values if ``measured``, else the bound of
-            :meth:`ConvSystem.rank_bound`, which generic weights attain.
+            :meth:`ConvSystem.rank_bound`, which it cannot exceed.
         measured: Whether ``rank`` was measured.
-        condition: Ratio of the largest singular value to the smallest that is not zero, of the system as it is solved,
-            that is with its blocks and columns scaled; LSMR's estimate, from below, where the rank was not measured.
+        condition: Ratio of the largest singular value to the smallest that is not zero, of the system as it is solved:
+            with its blocks scaled, and its columns if all of them are determined. LSMR's estimate, from below, where
+            the rank was not measured.
         residual: Norm of what the solution leaves unexplained over the norm of the right-hand side, both scaled.
         iterations: Of LSMR.
     """
@@ -72,6 +76,7 @@ class ConvSystem:
         padding: Zeros on the left, right, top and bottom.
         dilation: Vertical, horizontal.
         groups: Groups of channels.
+        known: Which outputs are known, bool, in the output's shape; the others are no equations. ``None`` for all.
 
     Chapter: convolution. Source: zhu2021; survey section 2.2.
     """
@@ -83,9 +88,12 @@ class ConvSystem:
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+    known: Tensor | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, layer: nn.Conv2d, input_shape: tuple[int, ...], delta: Tensor | None) -> ConvSystem:
+    def of(
+        cls, layer: nn.Conv2d, input_shape: tuple[int, ...], delta: Tensor | None, known: Tensor | None = None
+    ) -> ConvSystem:
         """Return the system of a PyTorch layer.
 
         Raises:
@@ -95,18 +103,20 @@ class ConvSystem:
             raise ValueError(f"layer: got padding_mode {layer.padding_mode!r}, wanted 'zeros'")
         left, right, top, bottom = layer._reversed_padding_repeated_twice
         system = cls(
-            weight=layer.weight.detach().double(),
-            delta=None if delta is None else delta.detach().double(),
+            weight=float64(layer.weight),
+            delta=None if delta is None else float64(delta),
             input_shape=tuple(input_shape),
             stride=(int(layer.stride[0]), int(layer.stride[1])),
             padding=(left, right, top, bottom),
             dilation=(int(layer.dilation[0]), int(layer.dilation[1])),
             groups=layer.groups,
+            known=known,
         )
         if len(input_shape) != 3 or input_shape[0] != layer.in_channels:
             raise ValueError(f"input_shape: got {tuple(input_shape)}, wanted ({layer.in_channels}, height, width)")
-        if delta is not None and tuple(delta.shape) != system.output_shape:
-            raise ValueError(f"delta: got shape {tuple(delta.shape)}, wanted {system.output_shape}")
+        for name, value in (("delta", delta), ("known", known)):
+            if value is not None and tuple(value.shape) != system.output_shape:
+                raise ValueError(f"{name}: got shape {tuple(value.shape)}, wanted {system.output_shape}")
         return system
 
     @property
@@ -124,8 +134,20 @@ class ConvSystem:
     @property
     def shape(self) -> tuple[int, int]:
         """Equations, unknowns."""
-        rows = int(np.prod(self.output_shape)) + (0 if self.delta is None else self.weight.numel())
-        return rows, int(np.prod(self.input_shape))
+        return self.num_outputs + (0 if self.delta is None else self.weight.numel()), int(np.prod(self.input_shape))
+
+    @property
+    def num_outputs(self) -> int:
+        """How many outputs are known: the rows that come first."""
+        return int(np.prod(self.output_shape)) if self._kept is None else len(self._kept)
+
+    @cached_property
+    def _kept(self) -> Tensor | None:
+        return None if self.known is None else self.known.flatten().nonzero().flatten()
+
+    def kept(self, output: Tensor) -> Tensor:
+        """Return the known ones of values in the output's shape, flat."""
+        return output.flatten() if self._kept is None else output.flatten()[self._kept]
 
     def outputs(self, x: Tensor) -> Tensor:
         """The weight constraints: return the convolution of ``x``, without bias."""
@@ -141,19 +163,21 @@ class ConvSystem:
         return self._folded(self._filters(filters).mT @ self._places(output))
 
     def matvec(self, x: Tensor) -> Tensor:
-        """Return the system's matrix times an input: outputs first, then the weight gradient, shape (equations,)."""
+        """Return the system's matrix times an input: known outputs, then the weight gradient, shape (equations,)."""
         patches = self._patches(x)
-        rows = (self._filters(self.weight) @ patches).flatten()
+        rows = self.kept(self._filters(self.weight) @ patches)
         if self.delta is None:
             return rows
         return torch.cat([rows, (self._places(self.delta) @ patches.mT).flatten()])
 
     def rmatvec(self, rows: Tensor) -> Tensor:
         """Return the transposed matrix times a vector of as many values as there are equations, shape (unknowns,)."""
-        outputs = int(np.prod(self.output_shape))
-        patches = self._filters(self.weight).mT @ self._places(rows[:outputs])
+        outputs = rows[: self.num_outputs]
+        if self._kept is not None:
+            outputs = rows.new_zeros(int(np.prod(self.output_shape))).index_put((self._kept,), outputs)
+        patches = self._filters(self.weight).mT @ self._places(outputs)
         if self.delta is not None:
-            patches = patches + self._filters(rows[outputs:]).mT @ self._places(self.delta)
+            patches = patches + self._filters(rows[self.num_outputs :]).mT @ self._places(self.delta)
         return self._folded(patches).flatten()
 
     def _patches(self, x: Tensor) -> Tensor:
@@ -180,7 +204,7 @@ class ConvSystem:
 
     def column_norms(self) -> tuple[Tensor, Tensor]:
         """Return the squared norm of every column, of the outputs' and of the gradient's rows, shape (unknowns,)."""
-        ones = self.weight.new_ones(self.output_shape)
+        ones = self.weight.new_ones(self.output_shape) if self.known is None else self.known.to(self.weight)
         outputs = self.transposed(self.weight.square(), ones).flatten()
         if self.delta is None:
             return outputs, torch.zeros_like(outputs)
@@ -191,19 +215,28 @@ class ConvSystem:
         unit = torch.eye(self.shape[1], dtype=self.weight.dtype, device=self.weight.device)
         return torch.func.vmap(self.matvec, chunk_size=256)(unit).T
 
-    def rank_bound(self) -> int:
-        """Return the rank that the system cannot exceed, and that generic weights attain.
+    def gradient_scale(self) -> float:
+        """Return the factor that brings the gradient's rows to the norm of the outputs' rows."""
+        outputs, gradient = (float(norms.sum()) for norms in self.column_norms())
+        return float((outputs / gradient) ** 0.5) if outputs > 0 and gradient > 0 else 1.0
 
-        Outputs plus the rank of the gradient's rows, less the relations between the two: for output channels o and p of
-        a group, the gradient of filter o in the direction of filter p is delta of o times output p, whatever the input.
-        These are (channels x rank of delta) relations. The gradient's rows see every input channel through the same
-        matrix, the shifts of delta; where a stride lets many filter positions meet few pixels, its rank is not full.
+    def rank_bound(self) -> int:
+        """Return the rank that the system cannot exceed, and that generic weights attain if all outputs are known.
+
+        Known outputs plus the rank of the gradient's rows, less the relations between the two: for output channels o
+        and p of a group, the gradient of filter o in the direction of filter p is delta of o times output p, whatever
+        the input. These are (channels x rank of delta) relations, of which those count that need known outputs only.
+        The gradient's rows see every input channel through the same matrix, the shifts of delta; where a stride lets
+        many filter positions meet few pixels, its rank is not full.
         """
         outputs, of_gradient = self.column_norms()
-        rank = int(np.prod(self.output_shape))
+        rank = self.num_outputs
         if self.delta is not None:
-            for delta in self.delta.chunk(self.groups):
-                rank += self.weight.shape[1] * self._rank_of_shifts(delta) - len(delta) * _rank(delta.flatten(1))
+            known = torch.ones_like(self.delta, dtype=torch.bool) if self.known is None else self.known
+            for delta, mask in zip(self.delta.chunk(self.groups), known.chunk(self.groups), strict=True):
+                rank += self.weight.shape[1] * self._rank_of_shifts(delta)
+                flat = delta.flatten(1)
+                rank -= len(delta) * gram_rank(flat) - sum(gram_rank(flat[:, ~m]) for m in mask.flatten(1))
         return min(rank, int((outputs + of_gradient > 0).sum()))
 
     def _rank_of_shifts(self, delta: Tensor) -> int:
@@ -219,7 +252,7 @@ class ConvSystem:
                 window = shifts[:, i, j, i * down :: step_down, j * across :: step_across]
                 window[:, :rows, :columns] = delta
         matrix = shifts[..., top : height - bottom, left : width - right].flatten(3).flatten(0, 2)
-        return _rank(matrix)
+        return gram_rank(matrix)
 
     @property
     def _padded(self) -> tuple[int, int, int]:
@@ -239,11 +272,12 @@ def solve(
 ) -> Solution:
     """Solve a layer's system for its input by least squares.
 
-    The gradient's rows are scaled to the norm of the outputs' rows, and every column to norm one.
+    The gradient's rows are scaled to the norm of the outputs' rows, and every column to norm one, which the solution
+    does not notice. Where a column scaling would change it, because directions stay open, there is none.
 
     Args:
         system: The layer.
-        outputs: What the convolution must return, bias subtracted, shape (out, rows, columns).
+        outputs: What the convolution must return, bias subtracted, shape (out, rows, columns); read where it is known.
         gradient: What the weight gradient must be; ``None`` if the system has no such rows.
         tolerance: Of LSMR, relative to the right-hand side and to the matrix.
         iterations: At most this many, from 1.
@@ -254,89 +288,54 @@ def solve(
 
     Chapter: convolution. Source: zhu2021; fong2011.
     """
-    if (system.delta is None) != (gradient is None):
-        raise ValueError(f"gradient: got {'none' if gradient is None else 'one'}, and the system has it otherwise")
-    wanted = {"outputs": (outputs, system.output_shape)}
-    if gradient is not None:
-        wanted["gradient"] = (gradient, tuple(system.weight.shape))
-    for name, (value, shape) in wanted.items():
-        if tuple(value.shape) != shape:
-            raise ValueError(f"{name}: got shape {tuple(value.shape)}, wanted {shape}")
-        if not torch.isfinite(value).all():
-            raise ValueError(f"{name}: got NaN or infinite values, wanted finite ones")
+    right = _right_hand_side(system, outputs, gradient)
+    rows = torch.ones_like(right)
+    rows[system.num_outputs :] = system.gradient_scale()
     of_outputs, of_gradient = system.column_norms()
-    ratio = float(of_outputs.sum() / of_gradient.sum()) if float(of_gradient.sum()) > 0 else 0.0
-    rows = torch.ones(system.shape[0], dtype=torch.float64, device=system.weight.device)
-    rows[outputs.numel() :] = ratio**0.5
-    norms = (of_outputs + ratio * of_gradient).sqrt()
+    norms = (of_outputs + system.gradient_scale() ** 2 * of_gradient).sqrt()
     columns = torch.where(norms > 0, 1 / norms, torch.zeros_like(norms))
-    right = torch.cat([value.double().flatten() for value, _ in wanted.values()]) * rows
-
-    scaled = Scaled(
+    rank, condition = system.rank_bound(), None
+    measured = system.shape[1] <= exact_rank_up_to
+    if measured:
+        matrix = rows[:, None] * system.dense()
+        rank, condition = rank_and_condition(matrix * columns)
+    if rank < system.shape[1]:
+        columns = torch.ones_like(columns)
+        condition = rank_and_condition(matrix)[1] if measured else None
+    scaled = LinearMap(
         matvec=lambda v: rows * system.matvec(columns * v),
         rmatvec=lambda u: columns * system.rmatvec(rows * u),
         shape=system.shape,
         device=system.weight.device,
     )
     with _threads_for(system.weight.numel() * int(np.prod(system.output_shape[1:]))):
-        found = scaled.solve(right, tolerance=tolerance, iterations=iterations)
-    bound = system.rank_bound()
-    measured = system.shape[1] <= exact_rank_up_to
-    rank, condition = bound, found.condition
-    if measured:
-        values = torch.linalg.svdvals(rows[:, None] * system.dense() * columns)
-        rank = int((values > 1e-12 * values[0] * max(system.shape) ** 0.5).sum())
-        condition = float(values[0] / values[rank - 1]) if rank else float("inf")
+        found = scaled.solve(rows * right, tolerance=tolerance, iterations=iterations)
     return Solution(
         x=(columns * found.x).view(system.input_shape),
         unknowns=system.shape[1],
         equations=system.shape[0],
         rank=rank,
         measured=measured,
-        condition=condition,
+        condition=found.condition if condition is None else condition,
         residual=found.residual,
         iterations=found.iterations,
     )
 
 
-@dataclass(frozen=True)
-class Found:
-    """What LSMR returns: solution, condition estimate, relative residual, iterations."""
-
-    x: Tensor
-    condition: float
-    residual: float
-    iterations: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scaled:
-    """Any linear map of flat float64 tensors, with its transpose, as the library's solver wants it."""
-
-    matvec: Callable[[Tensor], Tensor]
-    rmatvec: Callable[[Tensor], Tensor]
-    shape: tuple[int, int]
-    device: torch.device
-
-    def dense(self) -> Tensor:
-        """Return the matrix itself, column by column."""
-        unit = torch.eye(self.shape[1], dtype=torch.float64, device=self.device)
-        return torch.stack([self.matvec(column) for column in unit], dim=1)
-
-    def solve(self, right: Tensor, *, tolerance: float, iterations: int) -> Found:
-        """Return the least-squares solution of least norm."""
-
-        def lifted(map_: Callable[[Tensor], Tensor]) -> Callable[[np.ndarray], np.ndarray]:
-            return lambda v: map_(torch.from_numpy(np.ravel(v)).to(self.device)).cpu().numpy()
-
-        operator = LinearOperator(self.shape, lifted(self.matvec), lifted(self.rmatvec), dtype=np.float64)
-        norm = float(right.norm())
-        if norm == 0:
-            return Found(right.new_zeros(self.shape[1]), 1.0, 0.0, 0)
-        x, _, count, left, _, _, condition, _ = lsmr(
-            operator, right.cpu().numpy(), atol=tolerance, btol=tolerance, conlim=0, maxiter=iterations
-        )
-        return Found(torch.from_numpy(x).to(self.device), float(condition), float(left) / norm, int(count))
+def _right_hand_side(system: ConvSystem, outputs: Tensor, gradient: Tensor | None) -> Tensor:
+    if (system.delta is None) != (gradient is None):
+        raise ValueError(f"gradient: got {'none' if gradient is None else 'one'}, and the system has it otherwise")
+    if tuple(outputs.shape) != system.output_shape:
+        raise ValueError(f"outputs: got shape {tuple(outputs.shape)}, wanted {system.output_shape}")
+    parts = {"outputs": system.kept(float64(outputs))}
+    if gradient is not None:
+        if gradient.shape != system.weight.shape:
+            raise ValueError(f"gradient: got shape {tuple(gradient.shape)}, wanted {tuple(system.weight.shape)}")
+        parts["gradient"] = float64(gradient).flatten()
+    for name, value in parts.items():
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{name}: got NaN or infinite values, wanted finite ones")
+    return torch.cat(list(parts.values()))
 
 
 @contextmanager
@@ -349,12 +348,3 @@ def _threads_for(multiplications: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _rank(matrix: Tensor) -> int:
-    """Return the rank, by the Gram matrix of the rows brought to norm one: to about 1e-6 of the largest value."""
-    norms = matrix.norm(dim=1, keepdim=True)
-    matrix = matrix / torch.where(norms > 0, norms, torch.ones_like(norms))
-    gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
-    values = torch.linalg.eigvalsh(gram)
-    return int((values > 1e-13 * values[-1] * len(gram)).sum()) if float(values[-1]) > 0 else 0

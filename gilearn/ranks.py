@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
-from gilearn.attacks.recursion.systems import ConvSystem
 from gilearn.federated import LOSSES
 from gilearn.federated.checks import check_batch, check_model_takes, check_name
+from gilearn.linear import EXACT_RANK_UP_TO, ConvSystem, float64, float64_device, rank_and_condition
 
 
 def gradient_spectrum(
@@ -44,16 +44,16 @@ def gradient_spectrum(
     Chapter: deep-leakage. Source: survey, section 3.2.
     """
     check_name("loss", loss, LOSSES)
-    check_batch(model, x, y, None)
+    x, y, _ = check_batch(model, x, y)
     if chunk < 1:
         raise ValueError(f"chunk: got {chunk}, wanted at least 1")
-    model = copy.deepcopy(model).double()
+    model = _in_float64(model)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.track_running_stats = False
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     device = next(iter(parameters.values())).device
-    x = x.detach().to(device).double()
+    x = float64(x.to(device))
     y = y.to(device)
 
     def objective(weights: dict[str, Tensor], inputs: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def gradient_spectrum(
 
 
 def rank_report(
-    model: nn.Module, input_shape: Sequence[int], *, exact_rank_up_to: int = 1024, seed: int = 0
+    model: nn.Module, input_shape: Sequence[int], *, exact_rank_up_to: int = EXACT_RANK_UP_TO, seed: int = 0
 ) -> pd.DataFrame:
     """Count, layer by layer, how much a gradient says about each layer's input: the survey's rank analysis.
 
@@ -82,7 +82,7 @@ def rank_report(
 
     Args:
         model: Any network; its convolutions and fully connected layers are looked at, in order of use. What lies
-            between them (pooling, shortcuts) may hide more than this counts.
+            between them (pooling, shortcuts, ReLUs) may hide more than this counts.
         input_shape: Shape of one example.
         exact_rank_up_to: Measure a convolution's rank by singular values up to this many unknowns; beyond, take the
             bound that generic weights attain.
@@ -99,7 +99,7 @@ def rank_report(
 
     Chapter: limits. Source: survey, section 3.2; zhu2021, chen2021.
     """
-    model = copy.deepcopy(model).double().eval()
+    model = _in_float64(model).eval()
     parameter = next(model.parameters())
     check_model_takes(model, tuple(input_shape), None)
     generator = torch.Generator().manual_seed(seed)
@@ -113,11 +113,11 @@ def rank_report(
         unknowns, measured = given.numel(), True
         if isinstance(module, nn.Linear):
             seen = delta is not None and bool((delta != 0).any())
-            rank = unknowns if seen else int(torch.linalg.matrix_rank(module.weight))
+            rank = unknowns if seen else rank_and_condition(module.weight.detach())[0]
         else:
             system = ConvSystem.of(module, tuple(given.shape[1:]), None if delta is None else delta[0])
             measured = unknowns <= exact_rank_up_to
-            rank = int(torch.linalg.matrix_rank(system.dense(), rtol=1e-10)) if measured else system.rank_bound()
+            rank = rank_and_condition(system.dense())[0] if measured else system.rank_bound()
         rows[name] = {
             "unknowns": unknowns,
             "outputs": outputs,
@@ -129,6 +129,12 @@ def rank_report(
         }
         virtual = max(0, outputs - unknowns)
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("layer")
+
+
+def _in_float64(model: nn.Module) -> nn.Module:
+    """Return a copy in float64, on the CPU where the model's device has no such type."""
+    device = next(model.parameters()).device
+    return copy.deepcopy(model).to(float64_device(device)).double()
 
 
 def _walked(model: nn.Module, x: Tensor) -> dict[str, tuple[nn.Conv2d | nn.Linear, Tensor, int, Tensor | None]]:

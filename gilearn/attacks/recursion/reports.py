@@ -1,0 +1,90 @@
+"""What a recursion says about its layers, and the warnings that it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+
+class RecursionWarning(UserWarning):
+    """The gradient does not determine what comes back; see the kinds of it."""
+
+
+class RankWarning(RecursionWarning):
+    """A layer does not determine its input: what comes back is the input of least norm, and wrong."""
+
+
+class SaturationWarning(RecursionWarning):
+    """An activation puts out values so near to its bounds that their inverse has lost most of its digits."""
+
+
+class TwinWarning(RecursionWarning):
+    """Several inputs in the range of values explain the gradient; ``details["twins"]`` holds them all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerReport:
+    """What the recursion found at one layer, and how far to trust it; see :class:`gilearn.linear.Solution`.
+
+    Args:
+        layer: The module's name.
+        unknowns: Values of its input.
+        equations: Rows of its system.
+        dropped: Outputs that are no equations, because a ReLU hides them.
+        rank: Of the system.
+        measured: Whether ``rank`` was measured. If not, it is a bound from above, which generic weights attain; where
+            rows were dropped, less than it is possible.
+        condition: Of the scaled system; an estimate from below where the rank was not measured.
+        residual: What the solution leaves unexplained of the system, relative and scaled. (A reconstruction's own
+            ``residual`` is the mismatch of the whole gradient.)
+        iterations: Of the solver.
+        saturated: Values of the solution so near to a bound of the activation that put them out that less than half of
+            their digits survive its inverse.
+        violation: Norm of what lies beyond these bounds over the norm of the solution: no input of the layer before
+            explains that.
+    """
+
+    layer: str
+    unknowns: int
+    equations: int
+    rank: int
+    measured: bool
+    condition: float
+    residual: float
+    iterations: int
+    dropped: int = 0
+    saturated: int = 0
+    violation: float = 0.0
+
+    @property
+    def deficiency(self) -> int:
+        """How many directions of the layer's input its system leaves open; at least as many if not ``measured``."""
+        return self.unknowns - self.rank
+
+    @property
+    def misfit(self) -> float:
+        """What speaks against the solution: the larger of ``residual`` and ``violation``."""
+        return max(self.residual, self.violation)
+
+    def __str__(self) -> str:
+        rank = f"rank {self.rank}" if self.measured else f"rank at most {self.rank}"
+        parts = [f"{rank} of {self.unknowns}", f"{self.equations} equations"]
+        parts += [f"{self.dropped} hidden by a ReLU"] if self.dropped else []
+        parts += [f"condition {self.condition:.1e}", f"residual {self.residual:.1e}"]
+        parts += [f"{self.saturated} values saturated"] if self.saturated else []
+        return f"{self.layer}: {', '.join(parts)}"
+
+
+def layer_table(reports: Sequence[LayerReport]) -> pd.DataFrame:
+    """Return reports, such as a reconstruction's ``details["layers"]``, as a table with one row per layer, indexed by
+    its name.
+
+    Chapter: r-gap.
+    """
+    columns = (
+        "unknowns", "equations", "dropped", "rank", "measured", "deficiency", "condition", "residual", "saturated"
+    )  # fmt: skip
+    rows = {report.layer: {name: getattr(report, name) for name in columns} for report in reports}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(columns)).rename_axis("layer")

@@ -1,0 +1,189 @@
+"""Defenses that change what is shared (survey, section 3.3): noise, clipping, compression."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from gilearn.federated import Client, Defense, Gradients, Observation
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Noise(Defense):
+    def _check(self, name: str) -> None:
+        if not getattr(self, name) >= 0:
+            raise ValueError(f"{name}: got {getattr(self, name)}, wanted 0 or more")
+
+    def public(self, seen: Observation) -> Defense:
+        """Return this noise: its distribution is public, and an imagined client draws its mean, zero."""
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianNoise(_Noise):
+    """Add independent normal noise to every entry of what is shared.
+
+    Args:
+        std: Its standard deviation, not negative, in the units of what is shared.
+
+    Chapter: differential-privacy. Source: survey, section 3.3; zhu2019, section 5.1.
+    """
+
+    std: float
+
+    def __post_init__(self) -> None:
+        self._check("std")
+
+    def shared(self, gradients: Gradients, client: Client) -> Gradients:
+        """Return the gradients with noise."""
+        return tuple(None if g is None else g + self.std * client.draw(g) for g in gradients)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaplaceNoise(_Noise):
+    """Add independent Laplace noise to every entry of what is shared.
+
+    Args:
+        scale: Its scale, not negative, in the units of what is shared; the standard deviation is sqrt(2) times it.
+
+    Chapter: differential-privacy. Source: survey, section 3.3; zhu2019, section 5.1.
+    """
+
+    scale: float
+
+    def __post_init__(self) -> None:
+        self._check("scale")
+
+    def shared(self, gradients: Gradients, client: Client) -> Gradients:
+        """Return the gradients with noise."""
+        return tuple(None if g is None else g + self.scale * client.draw(g, "laplace") for g in gradients)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Clipping(Defense):
+    norm: float
+
+    def __post_init__(self) -> None:
+        if not self.norm > 0:
+            raise ValueError(f"norm: got {self.norm}, wanted a positive number")
+
+    def public(self, seen: Observation) -> Defense:
+        """Return this clipping: it draws nothing, and everybody can do it."""
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchClipping(_Clipping):
+    """Shorten what is shared to a norm, all tensors taken as one long vector, if it is longer.
+
+    Args:
+        norm: The largest norm, positive.
+
+    Chapter: differential-privacy. Source: survey, section 3.3; geyer2017.
+    """
+
+    def shared(self, gradients: Gradients, client: Client) -> Gradients:
+        """Return the clipped gradients."""
+        factor = self.norm / _norm(g for g in gradients if g is not None).clamp_min(self.norm)
+        return tuple(None if g is None else g * factor for g in gradients)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleClipping(_Clipping):
+    """Shorten every example's gradient to a norm before the batch's mean is taken: DP-SGD's clipping.
+
+    Args:
+        norm: The largest norm of one example's gradient, all tensors taken as one long vector, positive.
+
+    Chapter: differential-privacy. Source: abadi2016, algorithm 1.
+    """
+
+    def examples(self, gradients: Gradients, client: Client) -> Gradients:
+        """Return the clipped per-example gradients, each (batch, ...)."""
+        norms = torch.stack([_rows(g).norm(dim=1) for g in gradients if g is not None]).norm(dim=0)
+        factors = self.norm / norms.clamp_min(self.norm)
+        return tuple(None if g is None else g * factors.view(-1, *[1] * (g.ndim - 1)) for g in gradients)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning(Defense):
+    """Set the entries of least magnitude to zero.
+
+    Which entries are zero can be read off what was shared: the public part is that mask. An entry that was zero before
+    counts as pruned.
+
+    Args:
+        share: Of the entries that become zero, from 0 to below 1.
+        scope: ``"tensor"``: the same share of every tensor; ``"global"``: of all entries together.
+
+    Raises:
+        ValueError: The share is out of range, or the scope unknown.
+
+    Chapter: compression. Source: survey, section 3.3; zhu2019, section 5.2; lin2018.
+    """
+
+    share: float
+    scope: str = "tensor"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1:
+            raise ValueError(f"share: got {self.share}, wanted 0 to below 1")
+        if self.scope not in ("tensor", "global"):
+            raise ValueError(f"scope: got {self.scope!r}, wanted 'tensor' or 'global'")
+
+    def shared(self, gradients: Gradients, client: Client) -> Gradients:
+        """Return the gradients with their small entries at zero."""
+        given = [g for g in gradients if g is not None]
+        everything = [torch.cat([g.flatten() for g in given])] * len(given) if self.scope == "global" else given
+        kept = iter([g * (g.abs() > self._threshold(among)) for g, among in zip(given, everything, strict=True)])
+        return tuple(None if g is None else next(kept) for g in gradients)
+
+    def public(self, seen: Observation) -> Defense:
+        """Return the mask of what was shared."""
+        return Mask(masks=tuple(None if g is None else g != 0 for g in seen.shared))
+
+    def _threshold(self, values: Tensor) -> Tensor:
+        """Return the magnitude up to which entries are pruned; below zero for none."""
+        magnitudes = values.detach().abs().flatten()
+        number = round(self.share * magnitudes.numel())
+        return magnitudes.kthvalue(number).values if number else magnitudes.new_tensor(-1.0)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mask(Defense):
+    """Share only the entries of a fixed mask; the others are zero.
+
+    Args:
+        masks: One tensor of truth values per parameter, in its shape; ``None`` lets a tensor pass.
+
+    Chapter: compression.
+    """
+
+    masks: tuple[Tensor | None, ...] = field(repr=False)
+
+    def shared(self, gradients: Gradients, client: Client) -> Gradients:
+        """Return the masked gradients.
+
+        Raises:
+            ValueError: There are not as many masks as gradients.
+        """
+        if len(self.masks) != len(gradients):
+            raise ValueError(f"masks: got {len(self.masks)}, wanted one for each of {len(gradients)} gradients")
+        pairs = zip(gradients, self.masks, strict=True)
+        return tuple(g if g is None or mask is None else g * mask.to(g) for g, mask in pairs)
+
+    def public(self, seen: Observation) -> Defense:
+        """Return this mask."""
+        return self
+
+
+def _norm(tensors: Iterable[Tensor]) -> Tensor:
+    norm: Tensor = torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors]).norm()
+    return norm
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    return tensor.reshape(len(tensor), -1)

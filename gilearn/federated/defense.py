@@ -1,0 +1,203 @@
+"""What a defense is: hooks at the places where the survey says that one can act (survey, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from gilearn.values import Value
+
+if TYPE_CHECKING:
+    from gilearn.federated.observation import Observation
+
+Gradients = tuple[Tensor | None, ...]
+"""One tensor per parameter of the model, in their order; ``None`` where nothing is shared."""
+
+
+@dataclass(kw_only=True)
+class Client:
+    """What a defense may use of the client that it runs at; or of the one that an attacker imagines.
+
+    Args:
+        model: The client's model.
+        num_classes: Number of classes.
+        generator: Draws everything that is drawn; ``None`` for an imagined client, which draws nothing.
+        memory: Kept from round to round: error feedback, for instance. Each part of a composition has its own.
+        inputs: After the defense's ``data``.
+        targets: After the defense's ``data``.
+    """
+
+    model: nn.Module
+    num_classes: int
+    generator: torch.Generator | None = None
+    memory: dict[Any, Any] = field(default_factory=dict)
+    inputs: Tensor | None = None
+    targets: Tensor | None = None
+
+    def draw(self, like: Tensor, kind: Literal["normal", "laplace", "uniform"] = "normal") -> Tensor:
+        """Draw independent values in the shape of a tensor, on its device and in its type.
+
+        Args:
+            like: The tensor.
+            kind: ``"normal"`` with variance 1, ``"laplace"`` with scale 1, or ``"uniform"`` in [0, 1).
+
+        Returns:
+            The draw, made in float64 on the CPU, so that every device draws the same; the distribution's mean
+            everywhere if the client is an imagined one.
+
+        Raises:
+            ValueError: The kind is unknown.
+        """
+        if kind not in ("normal", "laplace", "uniform"):
+            raise ValueError(f"kind: got {kind!r}, wanted 'normal', 'laplace' or 'uniform'")
+        if self.generator is None:
+            return torch.full_like(like, 0.5 if kind == "uniform" else 0.0)
+        options: dict[str, Any] = {"generator": self.generator, "dtype": torch.float64}
+        drawn = torch.randn(like.shape, **options) if kind == "normal" else torch.rand(like.shape, **options)
+        if kind == "laplace":
+            centred = drawn - 0.5
+            drawn = -centred.sign() * torch.log1p(-2 * centred.abs().clamp_max(0.5 - 2**-54))
+        return drawn.to(like)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defense(Value):
+    """A defense: what a client does to its data, its loss, or what it shares. This one does nothing.
+
+    A subclass is a frozen dataclass that overrides the hooks where it acts. Whatever it draws, it draws from the
+    client. ``observe(..., defense=...)`` and ``fedavg(..., defense=...)`` run it; an attacker to whom ``"defense"`` is
+    declared runs its :meth:`public` part in every simulation.
+
+    Chapter: soteria. Source: survey, section 3.
+    """
+
+    def data(self, inputs: Tensor, targets: Tensor, client: Client) -> tuple[Tensor, Tensor]:
+        """Return what the client trains on in place of its data (survey, section 3.1).
+
+        Args:
+            inputs: (batch, ...).
+            targets: Labels (batch,), or class probabilities (batch, num_classes).
+            client: The client.
+        """
+        return inputs, targets
+
+    def objective(self, objective: nn.Module, client: Client) -> nn.Module:
+        """Return the loss that is differentiated in place of the client's: ``objective(inputs, targets)`` (3.2).
+
+        Args:
+            objective: Has the client's model as its attribute ``model``, and so must what is returned. Only the
+                model's parameters are trained.
+            client: The client.
+        """
+        return objective
+
+    def examples(self, gradients: Gradients, client: Client) -> Gradients:
+        """Return other per-example gradients, each (batch, *parameter's shape), before they are averaged (3.3)."""
+        return gradients
+
+    def step(self, gradients: Gradients, client: Client) -> Gradients:
+        """Return the gradients that a local step is taken with; a single shared gradient is one step (3.3)."""
+        return gradients
+
+    def shared(self, gradients: Gradients, client: Client) -> Gradients:
+        """Return what is shared in place of the gradients, or of the update (3.3)."""
+        return gradients
+
+    def public(self, seen: Observation) -> Defense:
+        """Return what an attacker who knows this defense applies in its simulations: by default nothing.
+
+        Args:
+            seen: The observation, without the defense: what is returned can depend on nothing else of the client.
+        """
+        return Defense()
+
+    @property
+    def per_example(self) -> bool:
+        """Whether it looks at every example's gradient."""
+        return type(self).examples is not Defense.examples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composition(Defense):
+    """Several defenses, applied in this order at every hook.
+
+    Args:
+        parts: The defenses.
+
+    Raises:
+        ValueError: One of them is no :class:`Defense`.
+    """
+
+    parts: tuple[Defense, ...] = ()
+
+    def __post_init__(self) -> None:
+        for part in self.parts:
+            _check(part)
+
+    def data(self, inputs: Tensor, targets: Tensor, client: Client) -> tuple[Tensor, Tensor]:
+        """Apply every part's."""
+        for part, own in self._clients(client):
+            inputs, targets = part.data(inputs, targets, own)
+        return inputs, targets
+
+    def objective(self, objective: nn.Module, client: Client) -> nn.Module:
+        """Apply every part's."""
+        for part, own in self._clients(client):
+            objective = part.objective(objective, own)
+        return objective
+
+    def examples(self, gradients: Gradients, client: Client) -> Gradients:
+        """Apply every part's."""
+        for part, own in self._clients(client):
+            gradients = part.examples(gradients, own)
+        return gradients
+
+    def step(self, gradients: Gradients, client: Client) -> Gradients:
+        """Apply every part's."""
+        for part, own in self._clients(client):
+            gradients = part.step(gradients, own)
+        return gradients
+
+    def shared(self, gradients: Gradients, client: Client) -> Gradients:
+        """Apply every part's."""
+        for part, own in self._clients(client):
+            gradients = part.shared(gradients, own)
+        return gradients
+
+    def public(self, seen: Observation) -> Defense:
+        """Return the composition of the parts' public parts."""
+        return Composition(parts=tuple(part.public(seen) for part in self.parts))
+
+    @property
+    def per_example(self) -> bool:
+        """Whether one of them looks at every example's gradient."""
+        return any(part.per_example for part in self.parts)
+
+    def _clients(self, client: Client) -> Iterable[tuple[Defense, Client]]:
+        for k, part in enumerate(self.parts):
+            yield part, replace(client, memory=client.memory.setdefault(k, {}))
+
+
+def as_defense(defense: Defense | Iterable[Defense] | None) -> Defense:
+    """Return one defense: nothing for ``None``, a :class:`Composition` for several.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if defense is None:
+        return Defense()
+    if isinstance(defense, (tuple, list)):
+        return Composition(parts=tuple(defense))
+    return _check(defense)
+
+
+def _check(defense: object) -> Defense:
+    if isinstance(defense, type) and issubclass(defense, Defense):
+        raise ValueError(f"defense: got the class {defense.__name__}, wanted a value: {defense.__name__}(...)")
+    if not isinstance(defense, Defense):
+        raise ValueError(f"defense: got a {type(defense).__name__}, wanted a gilearn.federated.Defense")
+    return defense

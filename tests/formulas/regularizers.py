@@ -1,0 +1,288 @@
+"""Regularizers on all restarts of a search, pixel by pixel and layer by layer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from formulas.rows import entries, rand, randn, rows
+from gilearn import federated
+from gilearn.attacks.iteration.regularizers import (
+    L2,
+    BatchNormStatistics,
+    Candidates,
+    GroupConsistency,
+    LabelConsistency,
+    Orthogonality,
+    TotalVariation,
+    registered_mean,
+)
+
+MODULES = ["gilearn.attacks.iteration.regularizers"]
+NO_FORMULA = {"Candidates", "Regularizer", "Weighted"}
+CLASSES = 4
+
+
+@dataclass(frozen=True)
+class Client:
+    """A network with two batch normalizations, and the batch that was private."""
+
+    model: nn.Sequential
+    inputs: torch.Tensor
+    labels: torch.Tensor
+
+
+def compute(regularizer, client, visited, declare=("batch_norm",)):
+    """Return the term of every restart at every iteration; the adapter to the package's regularizers."""
+    seen = federated.observe(client.model, client.inputs, client.labels, declare=declare)
+    term = regularizer.build(seen)
+    return [
+        list(term(Candidates(seen=seen, inputs=inputs, targets=targets, iteration=iteration, progress=progress)))
+        for iteration, progress, inputs, targets in visited
+    ]
+
+
+def each(term, client, visited, *, weight):
+    """Return weight x term(client, inputs, targets) for every restart at every iteration."""
+    return [
+        [weight * term(client, x, y) for x, y in zip(inputs, targets, strict=True)] for _, _, inputs, targets in visited
+    ]
+
+
+def mean(numbers):
+    numbers = list(numbers)
+    return sum(numbers) / len(numbers)
+
+
+def differences(pictures):
+    """Yield for every pixel its difference to the right and below, None at the edge."""
+    for picture in pictures.reshape(-1, *pictures.shape[-2:]).tolist():
+        for i, line in enumerate(picture):
+            for j, value in enumerate(line):
+                right = line[j + 1] - value if j + 1 < len(line) else None
+                below = picture[i + 1][j] - value if i + 1 < len(picture) else None
+                yield right, below
+
+
+def anisotropic(client, inputs, targets):
+    both = list(differences(inputs))
+    return mean(abs(r) for r, _ in both if r is not None) + mean(abs(b) for _, b in both if b is not None)
+
+
+def isotropic(client, inputs, targets):
+    return mean(math.sqrt(r * r + b * b) for r, b in differences(inputs) if r is not None and b is not None)
+
+
+def norm(client, inputs, targets):
+    return math.sqrt(sum(value * value for value in entries(inputs)))
+
+
+def passed(model, inputs):
+    """Return the logits, and mean and biased variance of every batch normalization's input, layer by layer."""
+    statistics, value = [], inputs
+    for layer in model:
+        if isinstance(layer, nn.BatchNorm2d):
+            channels = [value[:, c].flatten().tolist() for c in range(value.shape[1])]
+            means = [mean(channel) for channel in channels]
+            variances = [mean((v - m) ** 2 for v in channel) for channel, m in zip(channels, means, strict=True)]
+            statistics.append((means, variances))
+            if not layer.training:
+                means, variances = entries(layer.running_mean), entries(layer.running_var)
+            shift, size = (torch.tensor(v, dtype=torch.float64).view(-1, 1, 1) for v in (means, variances))
+            factor, offset = (p.detach().view(-1, 1, 1) for p in (layer.weight, layer.bias))
+            value = (value - shift) / (size + layer.eps).sqrt() * factor + offset
+        elif isinstance(layer, nn.Conv2d):
+            value = F.conv2d(value, layer.weight, layer.bias)
+        elif isinstance(layer, nn.Linear):
+            value = value.flatten(1) @ layer.weight.T + layer.bias
+        elif isinstance(layer, nn.Sigmoid):
+            value = 1 / (1 + (-value).exp())
+    return value.detach(), statistics
+
+
+def batch_norm(client, inputs, targets, *, declared):
+    if declared:
+        _, wanted = passed(client.model, client.inputs)
+    else:
+        layers = [layer for layer in client.model if isinstance(layer, nn.BatchNorm2d)]
+        wanted = [(entries(layer.running_mean), entries(layer.running_var)) for layer in layers]
+    _, there = passed(client.model, inputs)
+    pairs = [pair for one, other in zip(there, wanted, strict=True) for pair in zip(one, other, strict=True)]
+    return sum(math.sqrt(sum((a - b) ** 2 for a, b in zip(one, other, strict=True))) for one, other in pairs)
+
+
+def label(client, inputs, targets):
+    value = 0.0
+    for logits, target in zip(passed(client.model, inputs)[0].tolist(), targets, strict=True):
+        wanted = target.tolist() if target.ndim else [float(c == int(target)) for c in range(CLASSES)]
+        rest = sum(math.exp(logit) for logit in logits)
+        value += sum((math.exp(logit) / rest - share) ** 2 for logit, share in zip(logits, wanted, strict=True))
+    return value
+
+
+def orthogonality(client, inputs, targets):
+    pictures = [entries(picture) for picture in inputs]
+    lengths = [math.sqrt(sum(v * v for v in picture)) for picture in pictures]
+    cosines = [
+        sum(a * b for a, b in zip(pictures[i], pictures[j], strict=True)) / (lengths[i] * lengths[j])
+        for i in range(len(pictures))
+        for j in range(len(pictures))
+        if i != j
+    ]
+    return mean(cosine * cosine for cosine in cosines) if cosines else 0.0
+
+
+def rolled_onto(moving, target):
+    """Shift a picture round by whole pixels to where its phase correlation with the target peaks."""
+    spectra = [np.fft.fft2(picture.mean(dim=0).numpy()) for picture in (target, moving)]
+    product = spectra[0] * spectra[1].conj()
+    peak = np.abs(np.fft.ifft2(product / np.abs(product))).argmax()
+    down, across = divmod(int(peak), moving.shape[-1])
+    wanted = torch.empty_like(moving)
+    height, width = moving.shape[-2:]
+    for i in range(height):
+        for j in range(width):
+            wanted[:, (i + down) % height, (j + across) % width] = moving[:, i, j]
+    return wanted
+
+
+def registered(inputs, target):
+    starts = [torch.stack([rolled_onto(*pair) for pair in zip(start, target, strict=True)]) for start in inputs]
+    return sum(starts) / len(starts)
+
+
+def group(client, visited, *, weight, register=False, after=0.25, every=20):
+    values, consensus = [], None
+    for iteration, progress, inputs, _ in visited:
+        plain = sum(inputs) / len(inputs)
+        if not register or progress < after:
+            consensus = plain
+        elif iteration % every == 0:
+            consensus = registered(inputs, plain)
+        values.append([weight * math.sqrt(sum(v * v for v in entries(x - consensus))) for x in inputs])
+    return values
+
+
+def batch_norm_net(mode, channels, side, generator):
+    model = nn.Sequential(
+        nn.utils.skip_init(nn.Conv2d, channels, 3, 3),
+        nn.BatchNorm2d(3),
+        nn.Sigmoid(),
+        nn.utils.skip_init(nn.Conv2d, 3, 2, 2),
+        nn.BatchNorm2d(2),
+        nn.Sigmoid(),
+        nn.Flatten(),
+        nn.utils.skip_init(nn.Linear, 2 * (side - 3) ** 2, CLASSES),
+    ).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(randn(*parameter.shape, generator=generator))
+        for layer in (model[1], model[4]):
+            layer.running_mean.copy_(randn(*layer.running_mean.shape, generator=generator))
+            layer.running_var.copy_(0.5 + rand(*layer.running_var.shape, generator=generator))
+    return model.train(mode == "train")
+
+
+def search(mode, restarts, batch, channels, side, generator, *, soft=False, at=((0, 0.0),)):
+    """Return a client, and the restarts' inputs and targets at some (iteration, progress)."""
+    model = batch_norm_net(mode, channels, side, generator)
+    private = Client(model, rand(batch, channels, side, side, generator=generator), torch.arange(batch) % CLASSES)
+    visited = []
+    for iteration, progress in at:
+        inputs = randn(restarts, batch, channels, side, side, generator=generator)
+        if soft:
+            targets = randn(restarts, batch, CLASSES, generator=generator).softmax(dim=-1)
+        else:
+            targets = torch.randint(CLASSES, (restarts, batch), generator=generator)
+        visited.append((iteration, progress, inputs, targets))
+    return private, visited
+
+
+def pictures(restarts, batch, channels, generator):
+    return randn(restarts, batch, channels, 6, 9, generator=generator), randn(
+        batch, channels, 6, 9, generator=generator
+    )
+
+
+CASES = [
+    partial(search, "train", 1, 1, 1, 5),
+    partial(search, "eval", 1, 3, 3, 6),
+    partial(search, "train", 2, 2, 3, 5, soft=True),
+    partial(search, "eval", 3, 2, 1, 6, at=((0, 0.0), (7, 0.5))),
+]
+WALK = tuple((iteration, iteration / 12) for iteration in range(12))
+GROUPS = [partial(search, "eval", 2, 1, 1, 5, at=WALK), partial(search, "eval", 3, 2, 3, 6, at=WALK)]
+ROWS = [
+    *rows(
+        compute,
+        CASES,
+        [
+            (TotalVariation(weight=1.0), partial(each, anisotropic, weight=1.0)),
+            (TotalVariation(weight=0.3, isotropic=True), partial(each, isotropic, weight=0.3)),
+            (L2(weight=0.7), partial(each, norm, weight=0.7)),
+            (BatchNormStatistics(weight=2.0), partial(each, partial(batch_norm, declared=False), weight=2.0)),
+            (
+                BatchNormStatistics(weight=0.4, source="declared"),
+                partial(each, partial(batch_norm, declared=True), weight=0.4),
+            ),
+            (LabelConsistency(weight=3.0), partial(each, label, weight=3.0)),
+            (Orthogonality(weight=0.6), partial(each, orthogonality, weight=0.6)),
+            (GroupConsistency(weight=0.5), partial(group, weight=0.5)),
+        ],
+    ),
+    *rows(
+        compute,
+        GROUPS,
+        [
+            (GroupConsistency(weight=1.5), partial(group, weight=1.5)),
+            (
+                GroupConsistency(weight=0.5, register=True, after=0.5, every=2),
+                partial(group, weight=0.5, register=True, after=0.5, every=2),
+            ),
+            (
+                GroupConsistency(weight=0.5, register=True, after=0.0, every=5),
+                partial(group, weight=0.5, register=True, after=0.0, every=5),
+            ),
+        ],
+    ),
+    *rows(
+        lambda function, *arguments: function(*arguments),
+        [partial(pictures, 1, 1, 1), partial(pictures, 3, 2, 3)],
+        [(registered_mean, registered)],
+    ),
+]
+
+
+def refused(regularizer, layer):
+    model = nn.Sequential(layer, nn.Flatten(), nn.utils.skip_init(nn.Linear, 4, 2)).double()
+    with torch.no_grad():
+        model[2].weight.fill_(0.5)
+        model[2].bias.fill_(0.5)
+    private = Client(model, torch.arange(8.0).double().view(2, 1, 2, 2), torch.tensor([0, 1]))
+    compute(regularizer, private, [(0, 0.0, private.inputs[None], private.labels[None])], declare=[])
+
+
+REFUSALS = [
+    (lambda: L2(weight=-1.0), "weight: got -1.0, wanted 0 or more"),
+    (lambda: BatchNormStatistics(weight=1.0, source="mine"), "source: got 'mine', wanted 'running' or 'declared'"),
+    (lambda: BatchNormStatistics(weight=-1.0), "weight: got -1.0, wanted 0 or more"),
+    (lambda: GroupConsistency(weight=1.0, after=1.5), "after, every: got 1.5, 20, wanted"),
+    (lambda: GroupConsistency(weight=1.0, after=-0.5), "after, every: got -0.5, 20, wanted"),
+    (lambda: GroupConsistency(weight=1.0, every=0), "after, every: got 0.25, 0, wanted"),
+    (lambda: GroupConsistency(weight=-1.0), "weight: got -1.0, wanted 0 or more"),
+    (lambda: refused(BatchNormStatistics(weight=1.0), nn.Sigmoid()), "^seen: the model has no batch normalization"),
+    (
+        lambda: refused(BatchNormStatistics(weight=1.0), nn.BatchNorm2d(1, track_running_stats=False)),
+        "^seen: a batch normalization of the model keeps no running statistics",
+    ),
+    (
+        lambda: refused(BatchNormStatistics(weight=1.0, source="declared"), nn.BatchNorm2d(1)),
+        "^batch_norm: the observation does not declare it",
+    ),
+]

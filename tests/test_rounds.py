@@ -1,0 +1,222 @@
+"""Rounds: federated averaging, exact weights, what a round hands out, aggregates and pools."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from fractions import Fraction
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gilearn import defenses, federated, models
+from gilearn.federated import Aggregate, LocalSteps, Several
+from gilearn.federated.rounds import weighted_mean
+
+
+def test_rounds_with_one_step_are_gradient_descent(digits):
+    """FedSGD over equal clients is plain gradient descent on all data."""
+    x, y = digits[0].double(), digits[1]
+    start = models.mlp(64, (8,)).double()
+    clients = [(x[k : k + 16], y[k : k + 16]) for k in range(0, 64, 16)]
+    *_, last = federated.fedavg(start, clients, LocalSteps(steps=1, lr=0.5), num_rounds=3)
+    plain = copy.deepcopy(start)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.5)
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.cross_entropy(plain(x), y).backward()
+        optimizer.step()
+    for a, b in zip(last.after.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert last.number == 3
+    assert last.participants == (0, 1, 2, 3)
+
+
+def test_rounds_weigh_clients_by_their_data(digits):
+    x, y = digits[0].double(), digits[1]
+    start = models.mlp(64, (8,)).double()
+    clients = [(x[:48], y[:48]), (x[48:], y[48:])]
+    (only,) = federated.fedavg(start, clients, LocalSteps(steps=1, lr=0.5), num_rounds=1)
+    gradient = federated.client_gradient(start, x, y)
+    for before, after, g in zip(start.parameters(), only.after.parameters(), gradient, strict=True):
+        torch.testing.assert_close(after, before - 0.5 * g)
+
+
+def test_rounds_average_batch_norm_statistics(photos):
+    start = models.convnet(batch_norm=True)
+    clients = [(photos[0][:4], photos[1][:4]), (photos[0][4:8], photos[1][4:8])]
+    (only,) = federated.fedavg(start, clients, LocalSteps(steps=1, lr=0.1), num_rounds=1)
+    means = [start[0](x).mean((0, 2, 3)) for x, _ in clients]
+    torch.testing.assert_close(only.after[1].running_mean, 0.1 * (means[0] + means[1]) / 2)
+    assert start[1].running_mean.abs().max() == 0
+
+
+def test_rounds_choose_clients_by_seed(digits):
+    clients = [(digits[0][k : k + 8], digits[1][k : k + 8]) for k in range(0, 64, 8)]
+    run = lambda seed: [  # noqa: E731
+        list(r.participants)
+        for r in federated.fedavg(
+            models.mlp(64), clients, LocalSteps(steps=1, lr=0.1), num_rounds=4, per_round=2, seed=seed
+        )
+    ]
+    assert run(0) == run(0)
+    assert run(0) != run(1)
+    assert all(len(chosen) == 2 for chosen in run(0))
+    for options, message in (
+        ({"num_rounds": 0}, "num_rounds: got 0"),
+        ({"num_rounds": 1, "per_round": 9}, "per_round: got 9"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            next(federated.fedavg(models.mlp(64), clients, LocalSteps(steps=1, lr=0.1), **options))
+
+
+@pytest.mark.parametrize("clients", [1, 3, 7, 25, 100, 1000])
+def test_the_mean_over_clients_is_exact(clients):
+    """Against rational numbers: powers of two would hide what a float32 weight rounds away (3e-8)."""
+    generator = torch.Generator().manual_seed(clients)
+    shared = [(torch.randn(11, generator=generator, dtype=torch.float64),) for _ in range(clients)]
+    counts = torch.randint(1, 60, (clients,), generator=generator).tolist()
+    (mean,) = weighted_mean(shared, counts)
+    exact = [
+        sum(count * Fraction(float(update[0][k])) for count, update in zip(counts, shared, strict=True)) / sum(counts)
+        for k in range(11)
+    ]
+    off = [abs(Fraction(float(value)) - wanted) for value, wanted in zip(mean, exact, strict=True)]
+    assert float(sum(error**2 for error in off)) ** 0.5 < 1e-15 * float(sum(wanted**2 for wanted in exact)) ** 0.5
+
+
+def test_three_equal_clients_average_exactly(digits):
+    """The model moves by the third of the sum: float32 weights of a third were off by 3e-8."""
+    x, y = digits[0][:12].double(), digits[1][:12]
+    start = models.mlp(64, (8,)).double()
+    clients = [(x[k : k + 4], y[k : k + 4]) for k in (0, 4, 8)]
+    (only,) = federated.fedavg(start, clients, LocalSteps(steps=2, lr=0.5), num_rounds=1)
+    for k, mean in enumerate(only.shared):
+        exact = sum(seen.shared[k] for seen in only.observations.values()) / 3
+        assert float((mean - exact).norm() / exact.norm()) < 1e-15
+
+
+@pytest.mark.parametrize("number", [25, 29, 31])
+def test_a_counter_of_batches_is_not_truncated(photos, number):
+    """Weights of 1 / 25 in floating point add up to less than one, and one batch became none."""
+    start = models.convnet(widths=(2,), strides=(4,), batch_norm=True)
+    clients = [(photos[0][k % 5 : k % 5 + 2], photos[1][:2]) for k in range(number)]
+    (only,) = federated.fedavg(start, clients, LocalSteps(steps=1, lr=0.1), num_rounds=1)
+    assert int(only.after[1].num_batches_tracked) == 1
+
+
+def test_a_round_keeps_the_model_that_went_out(digits):
+    """What a client shares is an update of the model before: the attacker needs that one, not the one after."""
+    clients = [(digits[0][k : k + 4], digits[1][k : k + 4]) for k in (0, 4)]
+    start = models.mlp(64, (8,))
+    first, second = federated.fedavg(start, clients, LocalSteps(steps=2, lr=0.5), num_rounds=2, declare=["labels"])
+    for a, b, c, d in zip(
+        start.parameters(), first.model.parameters(), first.after.parameters(), second.model.parameters(), strict=True
+    ):
+        assert torch.equal(a, b)
+        assert torch.equal(c, d)
+        assert not torch.equal(a, c)
+    for seen, client in zip(second.observations.values(), clients, strict=True):
+        torch.testing.assert_close(seen.simulate(*client, create_graph=False), seen.shared)
+        assert torch.equal(seen.known("labels"), client[1])
+
+
+@pytest.mark.parametrize("aggregation", ["mean", "sum"])
+@pytest.mark.parametrize("functional", [False, True])
+def test_an_aggregate_simulates_all_its_clients(digits, aggregation, functional):
+    x, y = digits[0][:9].double(), digits[1][:9]
+    clients = [(x[:2], y[:2]), (x[2:3], y[2:3]), (x[3:], y[3:])]
+    local = LocalSteps(steps=3, lr=0.2, batch_size=2)
+    options = {"num_rounds": 1, "declare": ["labels"], "defense": defenses.BatchClipping(norm=0.1)}
+    options["declare"] = ["labels", "defense"]
+    (only,) = federated.fedavg(models.mlp(64, (8,)).double(), clients, local, aggregation=aggregation, **options)
+    seen = only.aggregate()
+    assert seen.counts == (2, 1, 6)
+    assert seen.weights == ((2 / 9, 1 / 9, 6 / 9) if aggregation == "mean" else (1.0, 1.0, 1.0))
+    assert torch.equal(seen.known("labels"), y)
+    for a, b in zip(seen.simulate(x, y, functional=functional), seen.shared, strict=True):
+        torch.testing.assert_close(a.detach(), b, rtol=1e-12, atol=1e-15)
+    total = sum(part.shared[0] for part in only.observations.values())
+    if aggregation == "sum":
+        torch.testing.assert_close(seen.shared[0], total, rtol=1e-12, atol=1e-15)
+
+
+def test_a_pool_of_several_rounds(digits):
+    """Batches with known rows: the pool is one batch, its shared tensors are those of all rounds."""
+    x, y = digits[0][:5].double(), digits[1][:5]
+    model, rows = models.mlp(64, (8,)).double(), ((0, 1, 2), (4, 2, 3))
+    parts = tuple(federated.observe(model, x[list(r)], y[list(r)], declare=["labels"]) for r in rows)
+    pool = Several(parts=parts, rows=rows)
+    assert isinstance(pool, federated.Observed)
+    assert pool.batch_size == 5
+    assert torch.equal(pool.known("labels"), y)
+    assert len(pool.shared) == 8
+    torch.testing.assert_close(tuple(g.detach() for g in pool.simulate(x, y)), pool.shared)
+    assert pool.to(dtype=torch.float32).dtype == torch.float32
+    partial = Several(parts=parts[:1], rows=((0, 1, 4),))
+    with pytest.raises(ValueError, match="labels: not every part declares it for all of the pool"):
+        partial.known("labels")
+    for changes, message in (
+        ({"rows": rows[:1]}, "rows: got 1 for 2 parts"),
+        ({"rows": ((0, 1), (2, 3, 4))}, r"rows: got \(0, 1\), wanted 3 numbers"),
+        ({"parts": (parts[0], federated.observe(models.mlp(64), x[:3].float(), y[:3]))}, "parts: they differ in dtype"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pool.replace(**changes)
+
+
+def test_a_vertical_party_is_a_model_that_splits_its_input(digits):
+    """Two parties with half of the columns each, and gradients of the one that looks withheld: no class of its own."""
+
+    class Joint(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = models.mlp(32, (6,), 5), models.mlp(32, (6,), 5, seed=1)
+            self.top = models.mlp(10, (), 10)
+
+        def forward(self, x):
+            halves = x.flatten(1).split(32, dim=1)
+            return self.top(torch.cat([self.left(halves[0]), self.right(halves[1])], dim=1))
+
+    seen = federated.observe(Joint(), digits[0][:3], digits[1][:3])
+    blind = seen.replace(shared=tuple(None if k < 4 else g for k, g in enumerate(seen.shared)))
+    assert isinstance(blind, federated.Observed)
+    simulated = blind.simulate(digits[0][:3], digits[1][:3], create_graph=False)
+    torch.testing.assert_close(simulated[4:], seen.shared[4:])
+
+
+def test_clients_of_a_round_draw_on_their_own(digits):
+    """Noise differs between clients and between rounds, and returns with the seed."""
+    clients = [(digits[0][:2], digits[1][:2])] * 2
+    run = lambda seed: [  # noqa: E731
+        seen.shared[0]
+        for r in federated.fedavg(
+            models.mlp(64), clients, LocalSteps(steps=1, lr=1e-9), num_rounds=2, seed=seed,
+            defense=defenses.GaussianNoise(std=1.0),
+        )
+        for seen in r.observations.values()
+    ]  # fmt: skip
+    first, again, other = run(0), run(0), run(1)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    everything = [*first, *other]
+    assert all(not torch.allclose(a, b, atol=0.1) for k, a in enumerate(everything) for b in everything[:k])
+
+
+def test_refusals_of_aggregates(digits):
+    seen = federated.observe(models.mlp(64), digits[0][:4], digits[1][:4])
+    fields = {f.name: getattr(seen, f.name) for f in dataclasses.fields(seen)}
+    for changes, message in (
+        ({"counts": ()}, r"counts: got \(\), wanted positive numbers that add up to 4"),
+        ({"counts": (1, 2)}, r"counts: got \(1, 2\)"),
+        ({"counts": (4, 0)}, r"counts: got \(4, 0\)"),
+        ({"counts": (1, 3), "weights": (1.0,)}, "weights: got 1, wanted one for each of 2 clients"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Aggregate(**fields, **changes)
+    with pytest.raises(ValueError, match="shared: a client withholds"):
+        weighted_mean([(None,), (torch.ones(2),)], [1, 1])
+    with pytest.raises(ValueError, match="counts: got"):
+        weighted_mean([(torch.ones(2),)], [0])
+    with pytest.raises(ValueError, match="aggregation: got 'median'"):
+        next(federated.fedavg(models.mlp(64), [digits], LocalSteps(steps=1, lr=1), num_rounds=1, aggregation="median"))
