@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gilearn.attacks.recursion.activations import INVERTIBLE
-from gilearn.federated import Observation
+from gilearn.federated import Observation, Observed
 from gilearn.linear import float64, float64_device
 from gilearn.models import unwrapped
 
@@ -77,6 +77,17 @@ def links(seen: Observation) -> list[Link]:
         last = type(found[-1].module).__name__ if found else "nothing"
         raise ValueError(f"seen: the model ends with {last}, and the recursion starts at a fully connected layer")
     return found
+
+
+def one_client(seen: Observed) -> Observation:
+    """Return the observation, if it is one whose gradient can be read parameter by parameter.
+
+    Raises:
+        ValueError: It is several of one pool.
+    """
+    if not isinstance(seen, Observation):
+        raise ValueError(f"seen: got {type(seen).__name__}, wanted an Observation; a recursion reads one gradient")
+    return seen
 
 
 def in_float64(seen: Observation) -> Observation:
