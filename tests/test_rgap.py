@@ -313,7 +313,7 @@ def test_a_fully_connected_layer_whose_relus_are_all_off_says_nothing(digits):
 def test_invertible_activations_are_walked(photos, activation):
     x = small(photos, size=8)
     model = chain((16, 16), (2, 1), activation="identity", classes=7, bias=True, size=8)
-    model[1] = model[3] = activation.double()
+    model[1] = model[3] = activation.double()  # one module, used twice
     if isinstance(activation, nn.PReLU) and activation.num_parameters > 1:
         with torch.no_grad():
             activation.weight.copy_(torch.linspace(0.1, 0.9, 16))
@@ -366,8 +366,17 @@ def test_one_call_for_all_attacks(photos):
 def test_the_residual_is_the_mismatch_of_the_gradient(photos):
     """Of a deficient layer the system is solved exactly, and the gradient is still another one."""
     with pytest.warns(RankWarning):
-        found = RGAP(observed(chain((6, 6), (2, 1)), small(photos), declare=["labels"]))
+        found = RGAP(observed(chain((16, 2), (1, 2), size=8), small(photos, size=8), declare=["labels"]))
     assert max(r.residual for r in found.details["layers"][:2]) < 1e-10 < 1e-3 < found.residual
+    assert not found.verdict.explained
+
+
+def test_a_layer_that_is_used_twice(photos):
+    """An activation may be; a layer with weights has one gradient for both uses."""
+    conv = nn.Conv2d(3, 3, 3, padding=1)
+    model = nn.Sequential(conv, nn.Tanh(), conv, nn.Flatten(), nn.Linear(192, 5)).double()
+    with pytest.raises(ValueError, match="layer '2' is used twice"):
+        RGAP(observed(model, small(photos, size=8)))
 
 
 @pytest.mark.parametrize("device", DEVICES)
