@@ -4,9 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-# Busy-waiting threads collapse on a shared machine; the playgrounds show still figures; figures need no display.
+# Busy-waiting threads collapse on a shared machine.
 export OMP_WAIT_POLICY := passive
 export PYTHONHASHSEED := 0
+
+# Tests and notebooks run as many processes of one thread each: small networks gain nothing from a second thread.
+JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 8 ? n : 8)))
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -p tools.slowest -n $(JOBS) --dist loadfile --durations=10
 
 .DEFAULT_GOAL := help
 .PHONY: help book test test-package test-notebooks test-site lab notebooks bench lint lock clean
@@ -17,13 +22,15 @@ help: ## List what there is to make
 book: $(INSTALLED) ## Build the site in _build/html and print its path
 	@$(BIN)/python tools/site.py
 
-test: test-package test-notebooks ## Run the unit tests and every notebook
+test: test-package test-notebooks ## Run the unit tests and every notebook (JOBS=processes)
 
 test-package: $(INSTALLED)
-	$(BIN)/python -m pytest tests
+	$(PYTEST) tests
 
+# Longest notebook first, so that no process is left alone with it; the limit of a cell is for one that hangs.
 test-notebooks: $(INSTALLED)
-	GILEARN_STATIC=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 --durations=10 book
+	GILEARN_STATIC=1 $(PYTEST) --no-loadscope-reorder --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
+		$$($(BIN)/python tools/notebooks.py --list)
 
 test-site: $(INSTALLED) ## Scan the built site and drive it in Chromium (CHROMIUM=path)
 	$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[browser]'
@@ -33,7 +40,7 @@ lab: $(INSTALLED) ## Open the notebooks in JupyterLab
 	JUPYTER_CONFIG_PATH=$(CURDIR)/.jupyter $(BIN)/jupyter lab --notebook-dir=book
 
 notebooks: $(INSTALLED) ## Execute the notebooks whose text, package or lock file changed (ALL=1: all)
-	$(BIN)/python tools/notebooks.py $(if $(ALL),--all)
+	$(BIN)/python tools/notebooks.py --jobs $(JOBS) $(if $(ALL),--all)
 
 bench: $(INSTALLED) ## Run the benchmarks, each against its baseline
 	$(BIN)/python -m tests.benchmarks.engine

@@ -116,7 +116,8 @@ def descent(histories: Mapping[str, Tensor], *, ylabel: str = "gradient distance
     with _figure(1, 1, (6.0, 3.2)) as (figure, axes):
         axis = axes[0, 0]
         for name, values in histories.items():
-            y = np.minimum.accumulate(values.numpy()) if best else values.numpy()
+            y = values.detach().cpu().numpy()
+            y = np.minimum.accumulate(y) if best else y
             axis.loglog(np.arange(1, len(y) + 1), y, label=name)
         axis.set(xlabel="evaluations", ylabel=ylabel)
         axis.legend()
@@ -149,7 +150,7 @@ def rates(intervals: Mapping[str, metrics.Interval], *, xlabel: str = "success r
 def frames(
     snapshots: Sequence[tuple[int, Tensor]], original: Tensor, *, side: int = 160
 ) -> tuple[list[Any], list[str]]:
-    """Turn an attack's snapshots into what ``viewer.scrubber`` takes: pictures and their labels.
+    """Turn an attack's snapshots into what ``notebook.scrubber`` takes: pictures and their labels.
 
     Args:
         snapshots: Pairs (evaluation, inputs), as in ``Reconstruction.snapshots``.

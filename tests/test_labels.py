@@ -84,6 +84,16 @@ def test_rules_print_themselves():
     assert repr(labels.Declared()) == "Declared()"
 
 
+def test_rules_that_hold_tensors_are_told_apart_by_them():
+    own, other = torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8)
+    rule = labels.LLGPlus(examples=own, labels=torch.tensor([0, 1]))
+    assert rule == labels.LLGPlus(examples=own.clone(), labels=torch.tensor([0, 1]))
+    assert rule != rule.replace(examples=other)
+    assert len({repr(rule), repr(rule.replace(examples=other)), repr(rule.replace(labels=torch.tensor([1, 1])))}) == 3
+    assert labels.Fixed(torch.tensor([1])) == labels.Fixed(torch.tensor([1])) != labels.Fixed(torch.tensor([2]))
+    assert "Fixed(targets=<(1,) int64" in repr(labels.Fixed(torch.tensor([1])))
+
+
 def batch(digits, generator, size, *, distinct=False):
     x, y = digits
     if distinct:
@@ -268,12 +278,13 @@ def test_a_plain_function_is_a_rule(digits):
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        (torch.tensor([3.7, 2.0]), r"labels: got torch.float32 of shape \(2,\), wanted labels of an integer type"),
-        (torch.tensor([3]), r"labels: got torch.int64 of shape \(1,\), wanted one for each of 2 examples"),
-        (torch.tensor([3, 10]), r"labels: got \[3, 10\], wanted labels from 0 to 9"),
-        (torch.tensor([-1, 3]), r"labels: got \[-1, 3\], wanted labels from 0 to 9"),
-        (torch.tensor([True, False]), "labels: got torch.bool"),
-        (torch.full((2, 9), 0.1), r"or probabilities \(2, 10\)"),
+        (torch.tensor([3.7, 2.0]), r"labels: got class probabilities of shape \(2,\), wanted \(2, 10\)"),
+        (torch.tensor([3]), r"labels: got \[3\], wanted 2 labels from 0 to 9"),
+        (torch.tensor([3, 10]), r"labels: got \[3, 10\], wanted 2 labels from 0 to 9"),
+        (torch.tensor([-1, 3]), r"labels: got \[-1, 3\], wanted 2 labels from 0 to 9"),
+        (torch.tensor([True, False]), "labels: got tensor.* wanted integer labels"),
+        (torch.tensor(3), "labels: got tensor.* wanted integer labels"),
+        (torch.full((2, 9), 0.1), r"probabilities of shape \(2, 9\), wanted \(2, 10\)"),
         (torch.full((2, 10), torch.nan), "labels: got probabilities that are negative, NaN or infinite"),
         ([3, 4], "labels: got a list, wanted a tensor"),
     ],

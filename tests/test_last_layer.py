@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from torch import nn
 
-from gilearn import federated, models
+from gilearn import data, federated, metrics, models
 from gilearn.attacks import labels
 
 
@@ -17,6 +15,11 @@ def layers_of_our_own():
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(0)
         yield
+
+
+@pytest.fixture(scope="module")
+def many_digits():
+    return data.digits()
 
 
 class HeadFirst(nn.Module):
@@ -42,7 +45,7 @@ def test_a_head_declared_before_its_body(digits, auxiliary):
     x, y = digits
     seen = federated.observe(HeadFirst(auxiliary), x[:1], y[:1])
     assert labels.IDLG()(seen).tolist() == y[:1].tolist()
-    assert labels.last_layer(seen)[0] is seen.gradient_of(seen.model.head.weight)
+    assert torch.equal(labels.last_layer(seen)[0], seen.shared[0])
     seen = federated.observe(HeadFirst(auxiliary), x[:5], y[:5])
     for rule in (labels.RowMinimum(), labels.LLGStar(rounds=3), labels.ILRG(), labels.RLG()):
         assert rule(seen).tolist() == sorted(y[:5].tolist()), rule
@@ -50,11 +53,11 @@ def test_a_head_declared_before_its_body(digits, auxiliary):
 
 def test_traced_once_and_every_mode_is_left_as_it_was(digits):
     seen = federated.observe(HeadFirst(), digits[0][:4], digits[1][:4])
-    before = len(seen.model.modes)
+    before = len(seen.network.modes)
     for rule in (labels.RowMinimum(), labels.LLG(), labels.ILRG()):
         rule(seen)
-    assert seen.model.modes[before:] == [False]
-    assert all(module.training for module in seen.model.modules())
+    assert seen.network.modes[before:] == [False]
+    assert all(module.training for module in seen.network.modules())
 
 
 def behind(*more):
@@ -70,7 +73,7 @@ class Scaled(nn.Module):
 def test_what_comes_behind_the_layer_hides_it(digits, last):
     seen = federated.observe(behind(last), digits[0][:1], digits[1][:1])
     if isinstance(last, nn.Linear):
-        assert labels.last_linear(seen) is seen.model[4]
+        assert labels.last_linear(seen) is seen.network[4]
         return
     with pytest.raises(ValueError, match=r"last layer is no nn.Linear with 10 outputs.*unchanged"):
         labels.IDLG()(seen)
@@ -120,44 +123,13 @@ class Tied(nn.Module):
         return self.head(self.embedding(x).relu())
 
 
-@dataclass(frozen=True, eq=False)
-class Sequences:
-    """What a server sees of a batch of token sequences with a target at every place."""
-
-    model: nn.Module
-    tokens: torch.Tensor
-    targets: torch.Tensor
-    loss = "cross_entropy"
-    dtype, input_dtype, device = torch.float32, torch.int64, torch.device("cpu")
-
-    @property
-    def network(self):
-        return self.model
-
-    @property
-    def batch_size(self):
-        return len(self.tokens)
-
-    @property
-    def input_shape(self):
-        return tuple(self.tokens.shape[1:])
-
-    @property
-    def num_classes(self):
-        return self.model.head.out_features
-
-    def gradient_of(self, parameter):
-        loss = nn.functional.cross_entropy(self.model(self.tokens).flatten(0, 1), self.targets.flatten())
-        return torch.autograd.grad(loss, parameter)[0]
-
-
 def test_tied_weights_are_refused_by_name(digits):
     seen = federated.observe(Recurrent(), digits[0][:1], digits[1][:1])
     with pytest.raises(ValueError, match=r"last layer, 'shared.weight', is used 2 times"):
         labels.IDLG()(seen)
     tokens = torch.tensor([[4, 7, 1]])
     with pytest.raises(ValueError, match=r"'head.weight', tied to embedding.weight, is used 2 times"):
-        labels.RLG()(Sequences(Tied(), tokens, tokens))
+        labels.RLG()(federated.observe(Tied(), tokens, tokens))
 
 
 def test_a_weight_that_is_computed_is_refused(digits):
@@ -171,11 +143,11 @@ def test_labels_of_sequences():
     """The gradient's row space tells which tokens are targets; counts are over batch and length."""
     tokens = torch.tensor([[4, 7, 1, 30], [2, 9, 11, 5]])
     targets = torch.tensor([[7, 1, 30, 8], [9, 9, 5, 0]])
-    seen = Sequences(Tied(tie=False), tokens, targets)
+    seen = federated.observe(Tied(tie=False), tokens, targets)
     assert labels.RLG().present(seen).tolist() == sorted(set(targets.flatten().tolist()))
     for rule in (labels.RLG(), labels.ILRG()):
         assert rule(seen).tolist() == sorted(targets.flatten().tolist()), rule
-    with pytest.raises(ValueError, match=r"labels: got torch.int64 of shape \(8,\), wanted one for each of 2"):
+    with pytest.raises(ValueError, match=r"labels: got \[.*\], wanted \(2, 4\) labels"):
         labels.RLG().build(seen)  # a bag of words has no order
     assert labels.Fixed(targets).build(seen).targets.shape == (2, 4)
     logits = labels.Joint().begin(seen, None, torch.Generator())["logits"]
@@ -193,3 +165,25 @@ def test_withheld_and_frozen_layers(digits):
     assert labels.last_layer(seen)[0] is None
     with pytest.raises(ValueError, match="withheld"):
         labels.IDLG()(seen)
+
+
+def test_several_observations_are_refused(digits):
+    seen = federated.observe(models.mlp(64), digits[0][:2], digits[1][:2])
+    pool = federated.Several(parts=(seen, seen), rows=((0, 1), (2, 3)))
+    with pytest.raises(ValueError, match="seen: several observations share several gradients"):
+        labels.RowMinimum()(pool)
+    assert labels.Joint().build(pool).begin(pool, None, torch.Generator())["logits"].shape == (4, 10)
+
+
+def test_dropout_and_batch_norm_leave_no_trace(many_digits):
+    """LLG* runs the model in its own mode: masks from its seed, no running statistics, nothing global."""
+    x, y = many_digits
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, 10)
+    )
+    seen = federated.observe(model, x[:32], y[:32])
+    before = {name: value.clone() for name, value in seen.model.state_dict().items()}
+    found = labels.LLGStar(rounds=2)(seen)
+    assert torch.equal(found, labels.LLGStar(rounds=2)(seen))
+    assert metrics.label_accuracy(found, y[:32]) > 0.8
+    assert all(torch.equal(value, before[name]) for name, value in seen.model.state_dict().items())

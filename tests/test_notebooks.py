@@ -12,9 +12,11 @@ import pytest
 import yaml
 from jupytext.compare import compare_notebooks
 
+from tools.notebooks import longest_first, texts
+
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
-TEXTS = sorted(p for p in BOOK.rglob("*.md") if "\nkernelspec:" in p.read_text().partition("\n---\n")[0])
+TEXTS = texts()
 CHAPTERS = [p for p in TEXTS if p.parent != BOOK]
 each_notebook = pytest.mark.parametrize("text", TEXTS, ids=lambda p: p.stem)
 each_chapter = pytest.mark.parametrize("text", CHAPTERS, ids=lambda p: p.stem)
@@ -24,22 +26,39 @@ def cells(text: Path, kind: str = "code"):
     return [cell for cell in nbformat.read(text.with_suffix(".ipynb"), as_version=4).cells if cell.cell_type == kind]
 
 
+def pages(kind: str) -> list[Path]:
+    """The book's files of a kind, without the copies that JupyterLab leaves beside what it opened."""
+    return [path for path in BOOK.rglob(f"*.{kind}") if ".ipynb_checkpoints" not in path.parts]
+
+
 def tags(cell) -> list[str]:
     return cell.metadata.get("tags", [])
 
 
 def test_there_are_chapters():
     assert len(CHAPTERS) >= 4
-    orphans = {p.with_suffix("") for p in BOOK.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts}
-    assert orphans == {p.with_suffix("") for p in TEXTS}
+    assert {p.with_suffix("") for p in pages("ipynb")} == {p.with_suffix("") for p in TEXTS}
+
+
+def test_what_jupyterlab_leaves_behind_is_not_executed(tmp_path):
+    for folder in (tmp_path, tmp_path / "part" / ".ipynb_checkpoints"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "chapter.md").write_text("---\nkernelspec:\n  name: python3\n---\n")
+    assert texts(tmp_path) == [tmp_path / "chapter.md"]
+
+
+def test_the_longest_notebook_runs_first():
+    stated = [int(found[1]) for p in longest_first(CHAPTERS) if (found := re.search(r"computing (\d+)", p.read_text()))]
+    assert len(stated) == len(CHAPTERS)
+    assert stated == sorted(stated, reverse=True)
 
 
 def test_the_table_of_contents_lists_every_page():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     listed = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
-    pages = {p.relative_to(BOOK).as_posix() for p in BOOK.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts}
-    pages |= {p.relative_to(BOOK).with_suffix("").as_posix() for p in BOOK.rglob("*.md") if p not in TEXTS}
-    assert set(listed) == pages
+    written = {p.relative_to(BOOK).as_posix() for p in pages("ipynb")}
+    written |= {p.relative_to(BOOK).with_suffix("").as_posix() for p in pages("md") if p not in TEXTS}
+    assert set(listed) == written
 
 
 @each_notebook
@@ -108,7 +127,7 @@ def test_every_picture_has_words(text):
 
 
 def test_labels_are_unique_in_the_whole_book():
-    words = "\n".join(path.read_text() for path in BOOK.rglob("*.md"))
+    words = "\n".join(path.read_text() for path in pages("md"))
     names = re.findall(r"name: (fig:[\w-]+)", words)
     names += re.findall(r"^:label: (\S+)|^\(((?:ch|sec):\S+)\)=|^\$\$ \((eq:\S+)\)", words, re.MULTILINE)
     assert len(names) == len(set(names)), {name for name in names if names.count(name) > 1}

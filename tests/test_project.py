@@ -23,8 +23,15 @@ FROM_CONDA = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
 
 
 def requirements(extras=()):
+    """Every requirement's range by its name; an extra that names another one brings what that one needs."""
     lines = [*PROJECT["dependencies"], *(line for e in extras for line in PROJECT["optional-dependencies"][e])]
-    return {Requirement(line).name.lower(): Requirement(line).specifier for line in lines}
+    found = {}
+    for requirement in map(Requirement, lines):
+        if requirement.name == PROJECT["name"]:
+            found |= requirements(requirement.extras)
+        else:
+            found[requirement.name.lower()] = requirement.specifier
+    return found
 
 
 def conda():
@@ -60,6 +67,13 @@ def test_environment_has_every_dependency_in_the_same_range():
         assert packages.get(name) == specifier, name
     for name in set(packages) - {"python", "pip"}:
         assert packages[name] == declared[name], name
+
+
+def test_the_widgets_are_an_extra_that_the_two_commands_install():
+    assert "ipywidgets" not in requirements()
+    assert "ipywidgets" in requirements(["widgets"])
+    assert ".[book,test]" in (ROOT / "Makefile").read_text()
+    assert "ipywidgets" in requirements(["book", "test"])
 
 
 def test_lock_pins_every_dependency_inside_its_range():

@@ -104,6 +104,18 @@ def test_an_aggregate_of_five_clients(digits):
     assert result.residual < 1e-4
 
 
+def test_a_pool_of_examples_behind_several_rounds(digits):
+    """Six batches of four examples each, with known rows: the pool of eight is one search."""
+    x, y = digits[0][:8].double(), digits[1][:8]
+    rows = tuple(tuple((3 * k + j) % 8 for j in range(4)) for k in range(6))
+    parts = tuple(federated.observe(victim(), x[list(r)], y[list(r)], declare=["labels"]) for r in rows)
+    pool = federated.Several(parts=parts, rows=rows)
+    result = MATCH(pool, seed=0)
+    assert metrics.mse(result.inputs, x) < 1e-6
+    # Known rows tell the examples apart: no matching is needed.
+    assert float((result.inputs - x).square().mean()) < 1e-6
+
+
 class Reader(nn.Module):
     def __init__(self, words=25, width=24):
         super().__init__()

@@ -1,10 +1,10 @@
 """Execute the book's notebooks: from the text (.md) to its twin with outputs (.ipynb), never the other way.
 
-    python tools/notebooks.py [--all] [--jobs N] [TEXT ...]
+    python tools/notebooks.py [--all] [--jobs N] [--list] [TEXT ...]
 
-A notebook is executed again when its text, the package's code (not its comments or docstrings), the data, or the lock
-file changed since; ``book/executed.json`` remembers what it was executed with. A notebook that fails, or that writes to
-stderr, is not written.
+Notebooks run in parallel, the longest first, with one thread each. A notebook is executed again when its text, the
+package's code (not its comments or docstrings), the data, or the lock file changed since; ``book/executed.json``
+remembers what it was executed with. A notebook that fails, or that writes to stderr, is not written.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import base64
 import hashlib
 import json
 import os
+import re
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import jupytext
@@ -29,20 +31,27 @@ ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
 EXECUTED = BOOK / "executed.json"
 PICTURE = BOOK / "_assets" / "leaked-face.png"  # the README's, which is the first figure of the book
+CELL_LIMIT = 900  # seconds, for a cell that hangs
+ENVIRONMENT = {"GILEARN_STATIC": "1", "OMP_WAIT_POLICY": "passive", "PYTHONHASHSEED": "0"}
+ENVIRONMENT |= {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
 
 
 def main() -> int:
     arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     arguments.add_argument("texts", nargs="*", type=Path, help="texts to execute; by default those that changed")
     arguments.add_argument("--all", action="store_true", help="execute every notebook")
-    arguments.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="notebooks at a time")
+    arguments.add_argument("--jobs", type=int, default=os.cpu_count() or 2, help="notebooks at a time")
+    arguments.add_argument("--list", action="store_true", help="print every notebook, the longest first, and stop")
     options = arguments.parse_args()
+    if options.list:
+        print(*(path.with_suffix(".ipynb").relative_to(ROOT).as_posix() for path in longest_first(texts())), sep="\n")
+        return 0
 
-    os.environ |= {"GILEARN_STATIC": "1", "OMP_WAIT_POLICY": "passive", "PYTHONHASHSEED": "0"}
+    os.environ |= ENVIRONMENT
     executed = json.loads(EXECUTED.read_text()) if EXECUTED.exists() else {}
     common = fingerprint_of_common()
     chosen = {path.resolve() for path in options.texts} or set(texts())
-    inputs = {path: fingerprint(path, common) for path in sorted(chosen)}
+    inputs = {path: fingerprint(path, common) for path in longest_first(chosen)}
     due = [
         path
         for path, mark in inputs.items()
@@ -50,7 +59,9 @@ def main() -> int:
     ]
     failed = False
     with ThreadPoolExecutor(options.jobs) as pool:
-        for path, outcome in zip(due, pool.map(execute, due), strict=True):
+        running = {pool.submit(execute, path): path for path in due}
+        for job in as_completed(running):
+            path, outcome = running[job], job.result()
             print(f"{name(path)}: {outcome}", flush=True)
             if outcome.startswith("failed"):
                 failed = True
@@ -63,9 +74,16 @@ def main() -> int:
     return failed
 
 
-def texts() -> list[Path]:
-    """The texts that are notebooks: those with a kernel in their header."""
-    return [p for p in sorted(BOOK.rglob("*.md")) if "kernelspec:" in p.read_text().split("---")[1:2].__str__()]
+def texts(book: Path = BOOK) -> list[Path]:
+    """The texts that are notebooks: those with a kernel in their header, and no copies that JupyterLab left."""
+    own = [path for path in sorted(book.rglob("*.md")) if ".ipynb_checkpoints" not in path.parts]
+    return [path for path in own if "\nkernelspec:" in path.read_text().partition("\n---\n")[0]]
+
+
+def longest_first(paths: Iterable[Path]) -> list[Path]:
+    """Order texts by the seconds that their heading states, so that no process is left alone with a long one."""
+    stated = {path: re.search(r"computing (\d+) seconds", path.read_text()) for path in paths}
+    return sorted(stated, key=lambda path: (-int(stated[path][1]) if stated[path] else 0, path))
 
 
 def name(path: Path) -> str:
@@ -114,7 +132,7 @@ def execute(path: Path) -> str:
     began = time.perf_counter()
     client = NotebookClient(
         notebook,
-        timeout=600,
+        timeout=CELL_LIMIT,
         kernel_name="python3",
         record_timing=False,
         coalesce_streams=True,

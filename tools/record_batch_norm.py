@@ -10,53 +10,43 @@ the file to measure all of them again.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 from gilearn import attacks, data, federated, metrics, models
-from gilearn.attacks.iteration import (
-    LBFGS,
-    Adam,
-    Euclidean,
-    GradientMatching,
-    Image,
-    LayerwiseCosine,
-    Manhattan,
-    StepDecay,
-    TotalVariation,
-    WarmupCosine,
-)
+from gilearn.attacks import GradientMatching, distances, initialization, optimizers, regularizers
 
 COMMAND = "python -m tools.record_batch_norm"
 FEW, ALL = [0, 4], [0, 2, 4, 6, 8]
 
 
-def adam(lr: float = 0.05, *, signed: bool = True, schedule: object = None) -> Adam:
-    return Adam(lr=lr, signed=signed, schedule=schedule or WarmupCosine(warmup=1))
+def adam(lr: float = 0.05, *, signed: bool = True, schedule: object = None) -> optimizers.Adam:
+    return optimizers.Adam(lr=lr, signed=signed, schedule=schedule or optimizers.WarmupCosine(warmup=1))
+
+
+def smooth(weight: float) -> tuple[regularizers.TotalVariation]:
+    return (regularizers.TotalVariation(weight=weight),)
 
 
 def attack(**changes: object) -> GradientMatching:
     """InvGrad as tuned for this network, with changes."""
-    base = dataclasses.replace(
-        attacks.InvGrad, optimizer=adam(), regularizers=(TotalVariation(weight=1e-5),), iterations=600
-    )
-    return dataclasses.replace(base, **changes)
+    base = attacks.InvGrad.replace(optimizer=adam(), regularizers=smooth(1e-5), iterations=600)
+    return base.replace(**changes)
 
 
 VARIANTS = {
     "base": attack(),
     "not signed": attack(optimizer=adam(signed=False)),
-    "step decay": attack(optimizer=adam(schedule=StepDecay())),
-    "step decay, lr 0.1": attack(optimizer=adam(0.1, schedule=StepDecay())),
+    "step decay": attack(optimizer=adam(schedule=optimizers.StepDecay())),
+    "step decay, lr 0.1": attack(optimizer=adam(0.1, schedule=optimizers.StepDecay())),
     "lr 0.1": attack(optimizer=adam(0.1)),
     "lr 0.02": attack(optimizer=adam(0.02)),
     "no TV": attack(regularizers=()),
-    "TV 1e-4": attack(regularizers=(TotalVariation(weight=1e-4),)),
-    "TV 1e-3": attack(regularizers=(TotalVariation(weight=1e-3),)),
-    "layerwise cosine": attack(distance=LayerwiseCosine()),
-    "norms": attack(distance=Euclidean(squared=False), regularizers=()),
-    "l1, signed": attack(distance=Manhattan(), regularizers=()),
-    "l1": attack(distance=Manhattan(), regularizers=(), optimizer=adam(signed=False)),
+    "TV 1e-4": attack(regularizers=smooth(1e-4)),
+    "TV 1e-3": attack(regularizers=smooth(1e-3)),
+    "layerwise cosine": attack(distance=distances.LayerwiseCosine()),
+    "norms": attack(distance=distances.Euclidean(squared=False), regularizers=()),
+    "l1, signed": attack(distance=distances.Manhattan(), regularizers=()),
+    "l1": attack(distance=distances.Manhattan(), regularizers=(), optimizer=adam(signed=False)),
 }
 # Not other attacks but another end, or another victim: one that normalizes by the statistics of its batch.
 BASED_ON = {"L-BFGS at the end": "base", "own statistics": "base", "l1, own statistics": "l1"}
@@ -71,7 +61,9 @@ def run(name: str, chosen: list[int], *, training: bool = False) -> list[float]:
         seen = federated.observe(model, x[k : k + 1], y[k : k + 1], declare=["labels"])
         found = VARIANTS[BASED_ON.get(name, name)](seen).inputs
         if name == "L-BFGS at the end":
-            last = attack(initialization=Image(picture=found[0]), optimizer=LBFGS(), iterations=20)
+            last = attack(
+                initialization=initialization.FromImage(picture=found[0]), optimizer=optimizers.LBFGS(), iterations=20
+            )
             found = last(seen).inputs
         values.append(round(float(metrics.psnr(found, x[k : k + 1])), 2))
     return values

@@ -11,61 +11,50 @@ file to measure all of them again.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import torch
 
 from gilearn import attacks, data, federated, metrics, models
-from gilearn.attacks import labels
-from gilearn.attacks.iteration import (
-    Adam,
-    BatchNormStatistics,
-    Cosine,
-    GradientMatching,
-    GroupConsistency,
-    Manhattan,
-    TotalVariation,
-    WarmupCosine,
-)
+from gilearn.attacks import GradientMatching, distances, labels, optimizers, regularizers, spaces
 
 COMMAND = "python -m tools.record_gradinversion"
 STARTS, ITERATIONS, BATCHES = 3, 200, 4
 
-SMOOTH = TotalVariation(weight=1e-3)
-DECLARED = BatchNormStatistics(weight=1e-2, source="declared")
-RUNNING = BatchNormStatistics(weight=1e-2, source="running")
+SMOOTH = regularizers.TotalVariation(weight=1e-3)
+DECLARED = regularizers.BatchNormStatistics(weight=1e-2, source="declared")
+RUNNING = regularizers.BatchNormStatistics(weight=1e-2, source="running")
+GROUP = regularizers.GroupConsistency(weight=1e-3)
 TERMS = {
     "gradient only": (),
     "+ TV": (SMOOTH,),
     "+ TV, running statistics": (SMOOTH, RUNNING),
     "+ TV, declared statistics": (SMOOTH, DECLARED),
-    "+ TV, declared statistics, group": (SMOOTH, DECLARED, GroupConsistency(weight=1e-3)),
-    "+ TV, declared statistics, registered group": (SMOOTH, DECLARED, GroupConsistency(weight=1e-3, register=True)),
+    "+ TV, declared statistics, group": (SMOOTH, DECLARED, GROUP),
+    "+ TV, declared statistics, registered group": (SMOOTH, DECLARED, GROUP.replace(register=True)),
 }
 
 
 def attack(case: str) -> GradientMatching:
+    adam = optimizers.Adam(lr=0.1, schedule=optimizers.WarmupCosine(warmup=20))
     if case == "preset":
-        adam = Adam(lr=0.1, schedule=WarmupCosine(warmup=20), noise=0.2)
-        return dataclasses.replace(
-            attacks.GradInversion,
+        return attacks.GradInversion.replace(
             labels=labels.Declared(),
-            optimizer=adam,
+            optimizer=adam.replace(noise=0.2),
             iterations=ITERATIONS,
-            box=(0.0, 1.0),
-            starts=STARTS,
-            together=STARTS,
+            space=spaces.Pixels(bounds=(0.0, 1.0)),
+            restarts=STARTS,
+            parallel=STARTS,
         )
     return GradientMatching(
         labels=labels.Declared(),
-        distance=Manhattan() if case == "l1, gradient only" else Cosine(),
+        distance=distances.Manhattan() if case == "l1, gradient only" else distances.Cosine(),
         regularizers=TERMS.get(case, ()),
-        optimizer=Adam(lr=0.1, schedule=WarmupCosine(warmup=20)),
+        optimizer=adam,
         iterations=ITERATIONS,
-        box=(0.0, 1.0),
-        starts=STARTS,
-        together=STARTS,
+        space=spaces.Pixels(bounds=(0.0, 1.0)),
+        restarts=STARTS,
+        parallel=STARTS,
     )
 
 

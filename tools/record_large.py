@@ -10,7 +10,6 @@ stored beside, as base64 of unsigned bytes in the stored shape: the 224-pixel on
 from __future__ import annotations
 
 import base64
-import dataclasses
 import json
 import sys
 
@@ -18,13 +17,14 @@ import torch
 import torch.nn.functional as F
 
 from gilearn import attacks, data, federated, metrics, models
-from gilearn.attacks.iteration import Adam, Cosine, Manhattan, TotalVariation, WarmupCosine
+from gilearn.attacks import distances, optimizers, regularizers
 
 COMMAND = "python -m tools.record_large"
-PLAIN = Adam(lr=0.05, schedule=WarmupCosine(warmup=1))
-SIGNED = Adam(lr=0.05, signed=True, schedule=WarmupCosine(warmup=1))
-COSINE = {"distance": Cosine(), "optimizer": SIGNED, "regularizers": (TotalVariation(weight=1e-5),)}
-SHARP = {"distance": Manhattan(), "optimizer": PLAIN, "regularizers": ()}
+PLAIN = optimizers.Adam(lr=0.05, schedule=optimizers.WarmupCosine(warmup=1))
+SIGNED = PLAIN.replace(signed=True)
+SMOOTH = regularizers.TotalVariation(weight=1e-5)
+COSINE = {"distance": distances.Cosine(), "optimizer": SIGNED, "regularizers": (SMOOTH,)}
+SHARP = {"distance": distances.Manhattan(), "optimizer": PLAIN, "regularizers": ()}
 
 
 def resnet(size: int):
@@ -54,7 +54,7 @@ def run(name: str) -> dict:
     build, changes, iterations = CASES[name]
     model, (x, y) = build()
     seen = federated.observe(model.eval(), x, y, declare=["labels"])
-    attack = dataclasses.replace(attacks.InvGrad, iterations=iterations, **changes)
+    attack = attacks.InvGrad.replace(iterations=iterations, **changes)
     found = attack(seen)
     result = {
         "case": name,

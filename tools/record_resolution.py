@@ -9,7 +9,6 @@ remove the file to measure all of them again.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import torch
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gilearn import attacks, data, federated, metrics, models
-from gilearn.attacks.iteration import Constant, Image, Manhattan
+from gilearn.attacks import distances, initialization, spaces
 
 COMMAND = "python -m tools.record_resolution"
 SIZES = (16, 32, 64, 128)
@@ -25,44 +24,21 @@ BUDGETS = {"fixed": lambda size: 100, "growing": lambda size: 100 * size // 16}
 STARTS = ("Gaussian", "gray", "small, then large")
 
 
-class Enlarged(nn.Module):
-    """A model behind an enlargement to twice the side."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(enlarge(x))
-
-
-def enlarge(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-
-
 def at_16(x: Tensor) -> Tensor:
     return F.interpolate(x, size=16, mode="area")
 
 
 def invgrad(seen, iterations: int, **changes) -> Tensor:
-    return dataclasses.replace(attacks.InvGrad, iterations=iterations, **changes)(seen).inputs
+    return attacks.InvGrad.replace(iterations=iterations, **changes)(seen).inputs
 
 
 def from_start(seen, start: str, iterations: int) -> Tensor:
     if start == "Gaussian":
         return invgrad(seen, iterations)
     if start == "gray":
-        return invgrad(seen, iterations, initialization=Constant(value=0.5))
-    side = seen.input_shape[-1] // 2
-    small = federated.Observation.from_gradients(
-        Enlarged(seen.model),
-        list(seen.shared),
-        batch_size=1,
-        input_shape=(3, side, side),
-        knowledge={"labels": seen.known("labels")},
-    )
-    coarse = enlarge(invgrad(small, iterations // 4))
-    return invgrad(seen, iterations - iterations // 4, initialization=Image(picture=coarse[0]))
+        return invgrad(seen, iterations, initialization=initialization.Constant(value=0.5))
+    coarse = invgrad(seen, iterations // 4, space=spaces.Coarse(factor=2, bounds=(0.0, 1.0)))
+    return invgrad(seen, iterations - iterations // 4, initialization=initialization.FromImage(picture=coarse[0]))
 
 
 def view(size: int, name: str):
@@ -102,7 +78,7 @@ def averaged(size: int) -> nn.Module:
 def by_average(average: int, name: str) -> dict:
     x, y = data.photos(average, names=[name])
     seen = federated.observe(averaged(average), x, y, declare=["labels"])
-    found = invgrad(seen, 1000, distance=Manhattan(), regularizers=())
+    found = invgrad(seen, 1000, distance=distances.Manhattan(), regularizers=())
     return {"average": average, "photograph": name, "iterations": 1000, "psnr": round(float(metrics.psnr(found, x)), 1)}
 
 

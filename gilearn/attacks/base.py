@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gilearn.attacks.verdict import Verdict, judge, mismatch
-from gilearn.federated import Observation
+from gilearn.federated import Observed
 from gilearn.values import Value
 
 _P = ParamSpec("_P")
@@ -97,7 +97,7 @@ class Attack(Value):
     @_options_alone
     def __call__(
         self,
-        seen: Observation,
+        seen: Observed,
         *,
         seed: int = 0,
         snapshots: int = 0,
@@ -117,7 +117,7 @@ class Attack(Value):
             TypeError: An attack's own field is passed: it changes by ``attack.replace(iterations=20)(seen)``.
             ValueError: An argument is not what it should be, or the attack does not apply to what was observed.
         """
-        if not (hasattr(seen, "shared") and callable(getattr(seen, "simulate", None))):
+        if not isinstance(cast(Any, seen), Observed):
             wanted = "wanted an Observation; federated.observe(model, x, y) makes one"
             raise ValueError(f"seen: got a {type(seen).__name__}, {wanted}")
         if not hasattr(seed, "__index__"):
@@ -129,18 +129,25 @@ class Attack(Value):
         result = self.reconstruct(seen, seed=int(seed), snapshots=snapshots, progress=progress, time_limit=time_limit)
         if result.verdict is not None:
             return result
-        arguments = None if result.labels is None else {"inputs": result.inputs, "targets": result.labels}
+        arguments = (
+            None
+            if result.labels is None
+            else {
+                "inputs": result.inputs.to(seen.device, seen.dtype),
+                "targets": result.labels,
+            }
+        )
         found = judge(self, seen, arguments=arguments, residual=result.residual, restarts=result.restarts)
         return replace(result, verdict=found)
 
     def reconstruct(
-        self, seen: Observation, *, seed: int, snapshots: int, progress: bool, time_limit: float | None
+        self, seen: Observed, *, seed: int, snapshots: int, progress: bool, time_limit: float | None
     ) -> Reconstruction:
         """Run the attack on checked arguments; those of :meth:`__call__`."""
         raise NotImplementedError
 
 
-def residual(seen: Observation, inputs: Tensor, targets: Tensor, masks: tuple[Tensor, ...] | None = None) -> float:
+def residual(seen: Observed, inputs: Tensor, targets: Tensor, masks: tuple[Tensor, ...] | None = None) -> float:
     """Return the norm of the gradient mismatch over the norm of what was shared; over 1 where only zeros were shared.
 
     Args:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gilearn.attacks.labels import last_layer
-from gilearn.federated import Observation
+from gilearn.federated import Observed
 
 EXPLAINED = 1e-3
 """A residual below this share of the gradient counts as explained: see ``GradientMatching``."""
@@ -45,7 +45,7 @@ class Verdict:
 
 def judge(
     attack: Any,
-    seen: Observation,
+    seen: Observed,
     *,
     arguments: Mapping[str, Any] | None,
     residual: float,
@@ -115,7 +115,7 @@ class _Calls(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _few(seen: Observation) -> str:
+def _few(seen: Observed) -> str:
     """Return a warning where the gradient has fewer numbers than the inputs."""
     numbers = sum(tensor.numel() for tensor in seen.shared if tensor is not None)
     unknowns = seen.batch_size * int(torch.Size(seen.input_shape).numel())
@@ -123,12 +123,12 @@ def _few(seen: Observation) -> str:
     return few if numbers < unknowns else ""
 
 
-def _too_large(seen: Observation) -> tuple[str, str] | None:
+def _too_large(seen: Observed) -> tuple[str, str] | None:
     """Say so if no batch mean is as large: with cross-entropy a bias gradient's positive part adds up to at most 1."""
     if seen.loss != "cross_entropy":
         return None
     try:
-        bias = last_layer(seen)[1]
+        bias = last_layer(cast(Any, seen))[1]
     except ValueError:  # the model does not end in a fully connected layer
         return None
     size = 0.0 if bias is None else float(bias.clamp(min=0).sum())
@@ -160,9 +160,13 @@ def _scaled(
     )
 
 
-def _dropped(seen: Observation, arguments: Mapping[str, Any] | None) -> tuple[str, str] | None:
+def _dropped(seen: Observed, arguments: Mapping[str, Any] | None) -> tuple[str, str] | None:
     """Say so if the client dropped units, and nobody knows which."""
-    if not seen.mask_shapes or "masks" in seen.knowledge or (arguments is not None and "masks" in arguments):
+    if (
+        not getattr(seen, "mask_shapes", ())
+        or "masks" in seen.knowledge
+        or (arguments is not None and "masks" in arguments)
+    ):
         return None
     return (
         "The model has dropout in train mode, and the attack knows nothing of the units that the client dropped.",

@@ -87,7 +87,7 @@ def check_targets(y: Tensor, batch: int, outputs: tuple[int, ...], num_classes: 
             raise ValueError(f"{name}: got class probabilities of shape {tuple(y.shape)}, wanted {wanted}")
     elif y.shape != shape or not 0 <= int(y.min()) <= int(y.max()) < num_classes:
         shown = y.tolist() if y.numel() < 20 else f"shape {tuple(y.shape)}, from {int(y.min())} to {int(y.max())}"
-        count = len(y) if len(shape) == 1 else shape
+        count = batch if len(shape) == 1 else shape
         raise ValueError(f"{name}: got {shown}, wanted {count} labels from 0 to {num_classes - 1}")
 
 

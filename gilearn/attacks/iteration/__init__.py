@@ -1,8 +1,8 @@
 """Iteration-based attacks (survey, section 2.1): search for inputs whose gradient is the one that was shared.
 
-``matching`` is the engine, and ``objective`` what it computes. It is made of the columns of the survey's Table 1, a
-namespace each: ``initialization``, ``distances``, ``regularizers``, ``optimizers``, the ``spaces`` that are searched, and
-the label rules of ``gilearn.attacks.labels``. ``presets`` puts published attacks together.
+``matching`` is the engine, ``objective`` what it computes, ``presets`` puts published attacks together. They are made
+of the columns of the survey's Table 1, a namespace each: ``initialization``, ``distances``, ``regularizers``,
+``optimizers``, the ``spaces`` that are searched, and the label rules of ``gilearn.attacks.labels``.
 """
 
 from gilearn.attacks.iteration import distances, initialization, optimizers, regularizers, spaces

@@ -24,5 +24,12 @@ def check_ingredient(field: str, value: Any, example: str, *methods: str) -> Non
         raise ValueError(f"{field}: got {value!r}, wanted a value such as {example}")
 
 
+def check_tuple(field: str, values: Any, example: str) -> None:
+    """Raise a ``ValueError`` unless a field holds several values: a tuple or a list."""
+    if not isinstance(values, (tuple, list)):
+        check_ingredient(field, values, f"({example},)", "build", "__call__")
+        raise ValueError(f"{field}: got a bare {values!r}, wanted a tuple: ({values!r},)")
+
+
 def _name(kind: type) -> str:
     return f"torch.optim.{kind.__name__}" if issubclass(kind, torch.optim.Optimizer) else kind.__name__

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gilearn.attacks.iteration.distances import Distance
-from gilearn.federated import Observation
+from gilearn.federated import Observed
 
 Arguments = Mapping[str, Any]
 """Arguments of ``simulate`` by name, one start's: tensors, or tuples of them."""
@@ -18,7 +18,7 @@ Arguments = Mapping[str, Any]
 Objective = Callable[[Sequence[Arguments]], Tensor]
 
 
-def objective(seen: Observation, distance: Distance, arguments: Sequence[Arguments], *, compiled: bool) -> Objective:
+def objective(seen: Observed, distance: Distance, arguments: Sequence[Arguments], *, compiled: bool) -> Objective:
     """Return a function of every restart's arguments that gives their distances (restarts,), differentiable in these.
 
     One restart is computed plainly. Several are mapped together by ``torch.func.vmap``, and either can be compiled;
@@ -44,19 +44,18 @@ def objective(seen: Observation, distance: Distance, arguments: Sequence[Argumen
 class _Functional:
     """Distances by ``torch.func``, with their derivatives in the arguments that are searched."""
 
-    def __init__(
-        self, seen: Observation, distance: Distance, arguments: Sequence[Arguments], *, compiled: bool
-    ) -> None:
+    def __init__(self, seen: Observed, distance: Distance, arguments: Sequence[Arguments], *, compiled: bool) -> None:
         flat = [_flat(given) for given in arguments]
         # What is the same tensor in every restart, as fixed labels are, is not mapped; the rest is, searched or not.
         self.searched = [k for k, tensor in enumerate(flat[0]) if tensor.requires_grad]
         self.given = [k for k in range(len(flat[0])) if k not in self.searched]
         self.shared = {k for k in self.given if all(tensors[k] is flat[0][k] for tensors in flat)}
         self.many = len(arguments) > 1
+        form = {name: len(value) if isinstance(value, tuple) else None for name, value in arguments[0].items()}
 
         def one(searched: tuple[Tensor, ...], given: tuple[Tensor, ...]) -> Tensor:
             ordered = dict(zip([*self.searched, *self.given], [*searched, *given], strict=True))
-            return distance(seen.simulate(**_filled(arguments[0], ordered), functional=True), seen.shared)
+            return distance(seen.simulate(**_filled(form, ordered), functional=True), seen.shared)
 
         each = torch.func.grad_and_value(one)
         if self.many:
@@ -131,10 +130,10 @@ def _flat(arguments: Arguments) -> list[Tensor]:
     return [t for value in arguments.values() for t in (value if isinstance(value, tuple) else (value,))]
 
 
-def _filled(arguments: Arguments, tensors: Mapping[int, Tensor]) -> dict[str, Any]:
-    """Return arguments of the same form, with these tensors in their places."""
+def _filled(form: Mapping[str, int | None], tensors: Mapping[int, Tensor]) -> dict[str, Any]:
+    """Return arguments with these tensors in their places: one by name, or so many."""
     places = iter(range(len(tensors)))
     return {
-        name: tuple(tensors[next(places)] for _ in value) if isinstance(value, tuple) else tensors[next(places)]
-        for name, value in arguments.items()
+        name: tensors[next(places)] if number is None else tuple(tensors[next(places)] for _ in range(number))
+        for name, number in form.items()
     }

@@ -8,6 +8,7 @@ of candidates: ``lambda candidates: candidates.inputs.abs().flatten(1).mean(1)``
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -16,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gilearn.federated import Observation
+from gilearn.federated import Observed
 from gilearn.federated.batch_norm import batch_norms, recorded_statistics
+from gilearn.federated.explicit import Explicit
 from gilearn.values import Value
 
 
@@ -31,13 +33,15 @@ class Candidates:
         targets: Labels (restarts, batch), or class probabilities (restarts, batch, num_classes).
         iteration: Number of the iteration, from 0.
         progress: Share of the iterations that are done, 0 to 1.
+        masks: The dropout masks of every restart, where they are searched.
     """
 
-    seen: Observation
+    seen: Observed
     inputs: Tensor
     targets: Tensor
     iteration: int = 0
     progress: float = 0.0
+    masks: Sequence[Sequence[Tensor] | None] | None = None
     _passes: list[tuple[Tensor, list[tuple[Tensor, Tensor]]]] = field(default_factory=list, repr=False)
 
     @property
@@ -54,11 +58,17 @@ class Candidates:
     def _passed(self) -> Sequence[tuple[Tensor, list[tuple[Tensor, Tensor]]]]:
         """Pass every restart through the network, once: a batch normalization must not mix them."""
         if not self._passes:
-            for inputs in self.inputs:
-                with recorded_statistics(self.seen.network) as statistics:
+            for inputs, masks in zip(self.inputs, self.masks or [None] * len(self.inputs), strict=True):
+                with recorded_statistics(self.seen.network) as statistics, self._explicit(masks):
                     logits = self.seen.network(inputs)
                 self._passes.append((logits, statistics))
         return self._passes
+
+    def _explicit(self, masks: Sequence[Tensor] | None) -> AbstractContextManager[object]:
+        """Return what a forward pass has to run under: dropout and embeddings take what the search has."""
+        if not (getattr(self.seen, "mask_shapes", ()) or getattr(self.seen, "tokens", False)):
+            return nullcontext()
+        return Explicit(masks=self.seen.knowledge.get("masks") if masks is None else masks)
 
 
 Term = Callable[[Candidates], Tensor]
@@ -72,7 +82,7 @@ class Regularizer(Protocol):
     One that compares restarts with each other has ``compares = True``: the engine refuses to run it on a single one.
     """
 
-    def build(self, seen: Observation) -> Term:
+    def build(self, seen: Observed) -> Term:
         """Return the term, with whatever it takes from the observation, and with a memory of its own."""
         ...
 
@@ -91,7 +101,7 @@ class Weighted(Value):
         if not self.weight >= 0:
             raise ValueError(f"weight: got {self.weight}, wanted 0 or more")
 
-    def build(self, seen: Observation) -> Term:
+    def build(self, seen: Observed) -> Term:
         """Return the term for an observation."""
         return self
 
@@ -159,7 +169,7 @@ class BatchNormStatistics(Weighted):
         if self.source not in ("running", "declared"):
             raise ValueError(f"source: got {self.source!r}, wanted 'running' or 'declared'")
 
-    def build(self, seen: Observation) -> Term:
+    def build(self, seen: Observed) -> Term:
         """Return weight x the sum over the layers of the norms of both differences."""
         wanted = [(mean.to(seen.device), variance.to(seen.device)) for mean, variance in self.wanted(seen)]
 
@@ -170,7 +180,7 @@ class BatchNormStatistics(Weighted):
 
         return term
 
-    def wanted(self, seen: Observation) -> list[tuple[Tensor, Tensor]]:
+    def wanted(self, seen: Observed) -> list[tuple[Tensor, Tensor]]:
         """Return the statistics that the candidates should have."""
         layers = batch_norms(seen.model)
         if not layers:
@@ -214,7 +224,7 @@ class GroupConsistency(Weighted):
         """``True``: a single restart has nobody to agree with."""
         return True
 
-    def build(self, seen: Observation) -> Term:
+    def build(self, seen: Observed) -> Term:
         """Return weight x the norm of the difference to the consensus, which it keeps from step to step."""
         before: list[Tensor] = []
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from gilearn.attacks.labels.head import traced
-from gilearn.federated import Observation
+from gilearn.content import Content
+from gilearn.federated import Observation, Observed
+from gilearn.federated.checks import check_targets
 from gilearn.values import Value
 
 
 class LabelFactor(Protocol):
     """The labels' part of a search: variables of one start, and the targets that they stand for."""
 
-    def begin(self, seen: Observation, initialization: Any, generator: torch.Generator) -> dict[str, Tensor]:
+    def begin(self, seen: Observed, initialization: Any, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the variables of one start by name; ``initialization`` is that of the inputs."""
         ...
 
@@ -38,27 +40,33 @@ class LabelRule(Value):
         """Return the labels (batch,), int64, or raise a ``ValueError`` that says why this rule cannot."""
         raise NotImplementedError
 
-    def build(self, seen: Observation) -> LabelFactor:
+    def build(self, seen: Observed) -> LabelFactor:
         """Return the labels of this observation as a factor of a search, in which they stay what they are.
 
         Raises:
             ValueError: The rule cannot read them, or read something that is no label of this batch.
         """
-        return Fixed(self(seen)).build(seen)
+        return Fixed(self(cast(Observation, seen))).build(seen)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Declared(LabelRule):
-    """The labels that the threat model hands to the attacker: no extraction at all. Chapter: deep-leakage."""
+    """The labels that the threat model hands to the attacker: no extraction at all.
 
-    def __call__(self, seen: Observation) -> Tensor:
+    Of a client whose defense changes labels these are the ones before; the function ``lambda seen:
+    seen.known("targets")`` is the rule that reads what its loss saw.
+
+    Chapter: deep-leakage.
+    """
+
+    def __call__(self, seen: Observed) -> Tensor:
         """Return the declared labels, or raise a ``ValueError`` if the observation declares none."""
         labels: Tensor = seen.known("labels")
         return labels
 
 
-@dataclass(frozen=True, eq=False)
-class Fixed(Value):
+@dataclass(frozen=True, eq=False, repr=False)
+class Fixed(Content):
     """Labels that are given, whoever found them, and not searched.
 
     Args:
@@ -68,33 +76,28 @@ class Fixed(Value):
     Chapter: anatomy.
     """
 
-    targets: Tensor = field(repr=False)
+    targets: Tensor
 
-    def build(self, seen: Observation) -> Fixed:
+    def build(self, seen: Observed) -> Fixed:
         """Return them where the observation is: labels int64, probabilities of the model's type.
 
         Raises:
             ValueError: They are no labels of this batch: other in number, out of range, or neither labels nor
                 probabilities.
         """
-        targets = self.targets
+        targets, shape = self.targets, traced(seen).shape
         if not isinstance(targets, Tensor):
             raise ValueError(f"labels: got a {type(targets).__name__}, wanted a tensor")
-        shape, batch, classes = tuple(targets.shape), seen.batch_size, seen.num_classes
-        if targets.is_floating_point():
-            if targets.ndim < 2 or (shape[0], shape[-1]) != (batch, classes):
-                wanted = f"labels of an integer type ({batch},), or probabilities ({batch}, {classes})"
-                raise ValueError(f"labels: got {targets.dtype} of shape {shape}, wanted {wanted}")
-            if not (targets >= 0).all() or not torch.isfinite(targets).all():
-                raise ValueError("labels: got probabilities that are negative, NaN or infinite")
-            return Fixed(targets.to(seen.device, seen.dtype))
-        if targets.ndim < 1 or shape[0] != batch or targets.dtype == torch.bool:
-            raise ValueError(f"labels: got {targets.dtype} of shape {shape}, wanted one for each of {batch} examples")
-        if not 0 <= int(targets.min()) <= int(targets.max()) < classes:
-            raise ValueError(f"labels: got {targets.tolist()}, wanted labels from 0 to {classes - 1}")
-        return Fixed(targets.to(seen.device, torch.int64))
+        if targets.dtype == torch.bool or targets.ndim == 0:
+            raise ValueError(f"labels: got {targets!r}, wanted integer labels, one each")
+        check_targets(targets, seen.batch_size, shape, seen.num_classes, "labels")
+        if not targets.is_floating_point():
+            return Fixed(targets.to(seen.device, torch.int64))
+        if not (targets >= 0).all() or not torch.isfinite(targets).all():
+            raise ValueError("labels: got probabilities that are negative, NaN or infinite")
+        return Fixed(targets.to(seen.device, seen.dtype))
 
-    def begin(self, seen: Observation, initialization: Any, generator: torch.Generator) -> dict[str, Tensor]:
+    def begin(self, seen: Observed, initialization: Any, generator: torch.Generator) -> dict[str, Tensor]:
         """Return nothing: there is nothing to search."""
         return {}
 
@@ -119,13 +122,13 @@ class Joint(Value):
 
     initialization: Callable[[tuple[int, ...], torch.Generator], Tensor] | None = None
 
-    def build(self, seen: Observation) -> Joint:
+    def build(self, seen: Observed) -> Joint:
         """Return itself, or raise a ``ValueError`` if the observation's loss takes no class probabilities."""
         if seen.loss != "cross_entropy":
             raise ValueError(f"labels: Joint() needs the loss cross_entropy, the observation has {seen.loss}")
         return self
 
-    def begin(self, seen: Observation, initialization: Any, generator: torch.Generator) -> dict[str, Tensor]:
+    def begin(self, seen: Observed, initialization: Any, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the logits of one start, a row per example or per place of a sequence.
 
         The inputs' ``initialization`` does not matter.
@@ -145,7 +148,7 @@ class Joint(Value):
         """Do nothing: every logit is allowed."""
 
 
-def as_factor(labels: Any, seen: Observation) -> LabelFactor:
+def as_factor(labels: Any, seen: Observed) -> LabelFactor:
     """Return the labels' part of a search of this observation.
 
     Args:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gilearn.attacks.labels.base import LabelRule
-from gilearn.attacks.labels.head import examples, last_layer_gradient, last_linear, traced
+from gilearn.attacks.labels.head import as_inputs, examples, last_layer_gradient, last_linear
+from gilearn.content import Content
 from gilearn.federated import Observation
+from gilearn.federated.explicit import Explicit
 from gilearn.hooks import recorded_inputs
 
 
@@ -83,7 +86,7 @@ class LLGStar(LLG):
 
     Args:
         rounds: Batches per class, from 1.
-        seed: Seeds the inputs, uniform in [0, 1].
+        seed: Seeds the inputs, uniform in [0, 1], and dropout masks.
 
     Chapter: labels-batch. Source: wainakh2021 (LLG*).
     """
@@ -103,7 +106,7 @@ class LLGStar(LLG):
         for _ in range(self.rounds):
             for label in self.classes(len(sums)):
                 x = self.inputs(seen, label, generator)
-                logits, features = _last_inputs(seen, x)
+                logits, features = _last_inputs(seen, x, generator)
                 sums_of_batch = (logits.softmax(dim=1) * features.sum(dim=1, keepdim=True)).mean(dim=0)
                 own.append(sums_of_batch[label] - features.sum(dim=1).mean())
                 sums_of_batch[label] = torch.nan
@@ -117,13 +120,13 @@ class LLGStar(LLG):
 
     def inputs(self, seen: Observation, label: int, generator: torch.Generator) -> Tensor:
         """Return a batch of that class."""
-        if not getattr(seen, "input_dtype", seen.dtype).is_floating_point:
+        if seen.tokens:
             raise ValueError("seen: got a model of tokens, and this rule draws pictures; LLGPlus takes examples")
         return torch.rand(seen.batch_size, *seen.input_shape, generator=generator, dtype=torch.float64)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LLGPlus(LLGStar):
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class LLGPlus(Content, LLGStar):
     """LLG with a white box and labelled data of the client's kind: batches of one class each, drawn with replacement.
 
     Args:
@@ -136,8 +139,8 @@ class LLGPlus(LLGStar):
     Chapter: labels-batch. Source: wainakh2021 (LLG+).
     """
 
-    examples: Tensor = field(repr=False)
-    labels: Tensor = field(repr=False)
+    examples: Tensor
+    labels: Tensor
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -185,7 +188,7 @@ def counts_system(seen: Observation) -> tuple[Tensor, Tensor]:
     """
     weight = last_layer_gradient(seen)
     module = last_linear(seen)
-    bias = None if module.bias is None else seen.gradient_of(module.bias)
+    bias = seen.gradient_of(module.bias)
     if bias is None or not (bias != 0).any():
         raise ValueError("seen: the bias gradient of the last layer is withheld, absent or zero; counting needs it")
     bias = bias.detach().cpu().double()
@@ -201,12 +204,11 @@ def counts_system(seen: Observation) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _last_inputs(seen: Observation, x: Tensor) -> tuple[Tensor, Tensor]:
+def _last_inputs(seen: Observation, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return logits and last features of a batch of the attacker's, one row per example, float64 on the CPU."""
-    last_linear(seen)
-    layer = seen.network.get_submodule(traced(seen).layer)
-    with recorded_inputs(seen.network, [layer]) as recorded:
-        logits = seen.network(x.to(seen.device, getattr(seen, "input_dtype", seen.dtype)))
+    masked = Explicit(generator=generator) if seen.mask_rates else nullcontext()
+    with recorded_inputs(seen.network, [last_linear(seen)]) as recorded, masked:
+        logits = seen.network(as_inputs(x, seen))
     return logits.flatten(0, -2).cpu().double(), recorded[0][1].flatten(0, -2).cpu().double()
 
 

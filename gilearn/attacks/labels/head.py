@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from gilearn.federated import Observation
+from gilearn.federated import Observation, Observed
 from gilearn.hooks import evaluating, recorded_calls
 
 
@@ -22,7 +22,7 @@ def last_layer(seen: Observation) -> tuple[Tensor | None, Tensor | None]:
         ValueError: The model ends in no fully connected layer, or its weight is used elsewhere too.
     """
     layer = last_linear(seen)
-    return seen.gradient_of(layer.weight), None if layer.bias is None else seen.gradient_of(layer.bias)
+    return seen.gradient_of(layer.weight), seen.gradient_of(layer.bias)
 
 
 def last_layer_gradient(seen: Observation) -> Tensor:
@@ -43,11 +43,11 @@ def last_layer_gradient(seen: Observation) -> Tensor:
 
 
 def last_linear(seen: Observation) -> nn.Linear:
-    """Return the fully connected layer whose output is the model's, found by a pass over blank examples.
+    """Return the layer of ``seen.network`` whose output is the model's, found by a pass over blank examples.
 
     Raises:
-        ValueError: There is none with as many outputs as the loss wants, or its weight is used elsewhere too: then the
-            gradient is a sum over both uses, and says nothing certain of either.
+        ValueError: There is no fully connected one with as many outputs as the loss wants, or its weight is used
+            elsewhere too: then the gradient is a sum over both uses, and says nothing certain of either.
     """
     trace = traced(seen)
     outputs = seen.num_classes if seen.loss == "cross_entropy" else 1
@@ -58,12 +58,12 @@ def last_linear(seen: Observation) -> nn.Linear:
         )
     if trace.refusal is not None:
         raise ValueError(f"seen: {trace.refusal}")
-    layer = seen.model.get_submodule(trace.layer)
+    layer = seen.network.get_submodule(trace.layer)
     assert isinstance(layer, nn.Linear)
     return layer
 
 
-def examples(seen: Observation) -> int:
+def examples(seen: Observed) -> int:
     """Return how many logit vectors the gradient is a mean over: the batch size, times the length of a sequence."""
     return seen.batch_size * int(torch.Size(traced(seen).shape[:-1]).numel())
 
@@ -86,20 +86,24 @@ class Trace:
 _TRACES: WeakKeyDictionary[nn.Module, Trace] = WeakKeyDictionary()  # an observation's model never changes
 
 
-def traced(seen: Observation) -> Trace:
+def traced(seen: Observed) -> Trace:
     """Run the model once on blank examples, in evaluation mode; return what that shows."""
     if seen.model not in _TRACES:
         _TRACES[seen.model] = _trace(seen)
     return _TRACES[seen.model]
 
 
-def _trace(seen: Observation) -> Trace:
+def as_inputs(values: Tensor, seen: Observed) -> Tensor:
+    """Return values of the type that the model takes, where it is: tokens int64, all else the model's own type."""
+    return values.to(seen.device, torch.int64 if getattr(seen, "tokens", False) else seen.dtype)
+
+
+def _trace(seen: Observed) -> Trace:
     network = seen.network
     names = {module: name for name, module in network.named_modules() if isinstance(module, nn.Linear)}
-    dtype = getattr(seen, "input_dtype", seen.dtype)
-    blank = torch.zeros(2, *seen.input_shape, dtype=dtype, device=seen.device)  # some norms take no single example
+    blank = torch.zeros(2, *seen.input_shape, device=seen.device)  # some norms take no single example
     with evaluating(network), torch.enable_grad(), recorded_calls(network, names, read=_stamped) as calls:
-        output = network(blank)
+        output = network(as_inputs(blank, seen))
     shape = tuple(output.shape[1:])
     for module, (made, version) in reversed(calls):
         if _is_output(made, version, output):

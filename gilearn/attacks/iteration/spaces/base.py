@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gilearn.attacks.iteration.initialization import Initialization
-from gilearn.federated import Observation
+from gilearn.federated import Observed
 from gilearn.values import Value
 
 Bounds = tuple[float, float]
@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 class Factor(Protocol):
     """A part of a search that is bound to an observation."""
 
-    def begin(self, seen: Observation, initialization: Initialization, generator: torch.Generator) -> dict[str, Tensor]:
+    def begin(self, seen: Observed, initialization: Initialization, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the variables of one start, by name."""
         ...
 
@@ -36,11 +36,11 @@ class Factor(Protocol):
 class Space(Value):
     """What is searched; a subclass implements :meth:`begin` and :meth:`decode` of a :class:`Factor`."""
 
-    def build(self, seen: Observation) -> Factor:
+    def build(self, seen: Observed) -> Factor:
         """Return the space bound to an observation: on its device, in its type, checked against its shapes."""
         return self
 
-    def begin(self, seen: Observation, initialization: Initialization, generator: torch.Generator) -> dict[str, Tensor]:
+    def begin(self, seen: Observed, initialization: Initialization, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the variables of one start, by name, drawn by the attack's initialization."""
         raise NotImplementedError
 
@@ -75,11 +75,11 @@ class Product(Space):
 
     spaces: tuple[Factor, ...]
 
-    def build(self, seen: Observation) -> Factor:
+    def build(self, seen: Observed) -> Factor:
         """Bind every one of them."""
         return Product(spaces=tuple(s.build(seen) if isinstance(s, Space) else s for s in self.spaces))
 
-    def begin(self, seen: Observation, initialization: Initialization, generator: torch.Generator) -> dict[str, Tensor]:
+    def begin(self, seen: Observed, initialization: Initialization, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the variables of all."""
         return self._merged([space.begin(seen, initialization, generator) for space in self.spaces])
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gilearn.attacks.iteration.content import Content
 from gilearn.attacks.iteration.initialization import Initialization
 from gilearn.attacks.iteration.spaces.base import Bounds, Factor, Space, check_bounds
-from gilearn.federated import Observation
+from gilearn.content import Content
+from gilearn.federated import Observed
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -39,14 +39,14 @@ class Latent(Content, Space):
         _check_module(self.generator)
         check_bounds(self.bounds)
 
-    def build(self, seen: Observation) -> Factor:
+    def build(self, seen: Observed) -> Factor:
         """Copy the generator to where the observation is."""
         generator = _copied(self.generator, seen)
         latent = torch.zeros(seen.batch_size, *self.shape, device=seen.device, dtype=seen.dtype)
         _check_generator(generator, latent, seen)
         return self.replace(generator=generator)
 
-    def begin(self, seen: Observation, initialization: Initialization, generator: torch.Generator) -> dict[str, Tensor]:
+    def begin(self, seen: Observed, initialization: Initialization, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw the latent vectors."""
         return {"latent": initialization((seen.batch_size, *self.shape), generator)}
 
@@ -84,7 +84,7 @@ class Weights(Content, Space):
     def __post_init__(self) -> None:
         _check_module(self.generator)
 
-    def build(self, seen: Observation) -> Factor:
+    def build(self, seen: Observed) -> Factor:
         """Copy the generator to where the observation is."""
         if self.redraw and not any(hasattr(module, "reset_parameters") for module in self.generator.modules()):
             raise ValueError("generator: no module of it has reset_parameters, wanted one that has, or redraw=False")
@@ -94,7 +94,7 @@ class Weights(Content, Space):
         _check_generator(bound.generator, bound.latent, seen)
         return bound
 
-    def begin(self, seen: Observation, initialization: Initialization, generator: torch.Generator) -> dict[str, Tensor]:
+    def begin(self, seen: Observed, initialization: Initialization, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the weights, redrawn unless they are to be kept."""
         network = copy.deepcopy(self.generator).cpu()
         if self.redraw:
@@ -118,13 +118,13 @@ def _check_module(generator: Any) -> None:
         raise ValueError(f"generator: got {generator!r}, wanted an nn.Module")
 
 
-def _copied(generator: nn.Module, seen: Observation) -> nn.Module:
+def _copied(generator: nn.Module, seen: Observed) -> nn.Module:
     """Copy a user's network to where the observation is; nothing that the search does reaches the original."""
     return copy.deepcopy(generator).to(seen.device, seen.dtype).requires_grad_(False)
 
 
 @torch.no_grad()
-def _check_generator(generator: nn.Module, latent: Tensor, seen: Observation) -> None:
+def _check_generator(generator: nn.Module, latent: Tensor, seen: Observed) -> None:
     before, wanted = torch.get_rng_state(), (seen.batch_size, *seen.input_shape)
     with torch.random.fork_rng(devices=[]):
         try:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from gilearn.attacks.iteration.initialization import Initialization
 from gilearn.attacks.iteration.spaces.base import Factor, Space
-from gilearn.federated import Observation
+from gilearn.federated import Observed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +30,12 @@ class Masks(Space):
 
     initialization: Initialization | None = None
 
-    def build(self, seen: Observation) -> Factor:
+    def build(self, seen: Observed) -> Factor:
         """Take the masks' shapes and rates from the observation."""
-        shapes: tuple[tuple[int, ...], ...] = tuple(tuple(shape) for shape in seen.mask_shapes)
+        shapes: tuple[tuple[int, ...], ...] = tuple(tuple(shape) for shape in getattr(seen, "mask_shapes", ()))
         if not shapes:
             raise ValueError("space: the model drops nothing (no dropout in train mode), so there is no mask to search")
-        return _BoundMasks(initialization=self.initialization, shapes=shapes, rates=tuple(seen.mask_rates))
+        return _BoundMasks(initialization=self.initialization, shapes=shapes, rates=tuple(cast(Any, seen).mask_rates))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class _BoundMasks(Space):
     shapes: tuple[tuple[int, ...], ...]
     rates: tuple[float, ...]
 
-    def begin(self, seen: Observation, initialization: Initialization, generator: torch.Generator) -> dict[str, Tensor]:
+    def begin(self, seen: Observed, initialization: Initialization, generator: torch.Generator) -> dict[str, Tensor]:
         drawn = self.initialization
         return {
             f"mask.{k}": torch.zeros(shape, dtype=torch.float64) if drawn is None else drawn(shape, generator)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gilearn.attacks.iteration.initialization import Initialization
 from gilearn.attacks.iteration.spaces.base import Bounds, Factor, Space, check_bounds
-from gilearn.federated import Observation
+from gilearn.federated import Observed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,13 @@ class Pixels(Space):
     def __post_init__(self) -> None:
         check_bounds(self.bounds)
 
-    def begin(self, seen: Observation, initialization: Initialization, generator: torch.Generator) -> dict[str, Tensor]:
+    def build(self, seen: Observed) -> Factor:
+        """Refuse inputs that are no numbers."""
+        if getattr(seen, "tokens", False):
+            raise ValueError(f"space: got {self}, and the model takes tokens, wanted Embeddings() or SoftTokens()")
+        return self
+
+    def begin(self, seen: Observed, initialization: Initialization, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw the inputs."""
         return {"inputs": initialization((seen.batch_size, *seen.input_shape), generator)}
 
@@ -74,7 +80,7 @@ class Coarse(Space):
             raise ValueError(f"mode: got {self.mode!r}, wanted 'bilinear', 'bicubic' or 'nearest'")
         check_bounds(self.bounds)
 
-    def build(self, seen: Observation) -> Factor:
+    def build(self, seen: Observed) -> Factor:
         """Check that the pictures can be made that much smaller."""
         if len(seen.input_shape) != 3:
             raise ValueError(f"space: got inputs of shape {seen.input_shape}, wanted pictures for {self}")
@@ -82,7 +88,7 @@ class Coarse(Space):
             raise ValueError(f"factor: got {self.factor}, which does not divide the sides {seen.input_shape[1:]}")
         return self
 
-    def begin(self, seen: Observation, initialization: Initialization, generator: torch.Generator) -> dict[str, Tensor]:
+    def begin(self, seen: Observed, initialization: Initialization, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw the coarse pixels."""
         channels, *sides = seen.input_shape
         return {"coarse": initialization((seen.batch_size, channels, *(s // self.factor for s in sides)), generator)}

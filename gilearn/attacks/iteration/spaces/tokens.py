@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gilearn.attacks.iteration.content import Content
 from gilearn.attacks.iteration.initialization import Initialization
 from gilearn.attacks.iteration.spaces.base import Factor, Space
-from gilearn.federated import Observation
+from gilearn.content import Content
+from gilearn.federated import Observed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Embeddings(Space):
 
     layer: str | None = None
 
-    def build(self, seen: Observation) -> Factor:
+    def build(self, seen: Observed) -> Factor:
         """Find the embedding layer's table."""
         return _BoundEmbeddings(layer=self.layer, table=_table(seen, self.layer))
 
@@ -42,7 +42,7 @@ class _BoundEmbeddings(Content, Space):
     layer: str | None
     table: Tensor
 
-    def begin(self, seen: Observation, initialization: Initialization, generator: torch.Generator) -> dict[str, Tensor]:
+    def begin(self, seen: Observed, initialization: Initialization, generator: torch.Generator) -> dict[str, Tensor]:
         return {"embeddings": initialization((seen.batch_size, *seen.input_shape, self.table.shape[1]), generator)}
 
     def decode(self, variables: dict[str, Tensor]) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class SoftTokens(Space):
 
     layer: str | None = None
 
-    def build(self, seen: Observation) -> Factor:
+    def build(self, seen: Observed) -> Factor:
         """Count the words."""
         return _BoundSoftTokens(layer=self.layer, vocabulary=len(_table(seen, self.layer)))
 
@@ -79,7 +79,7 @@ class _BoundSoftTokens(Space):
     layer: str | None
     vocabulary: int
 
-    def begin(self, seen: Observation, initialization: Initialization, generator: torch.Generator) -> dict[str, Tensor]:
+    def begin(self, seen: Observed, initialization: Initialization, generator: torch.Generator) -> dict[str, Tensor]:
         return {"token_logits": initialization((seen.batch_size, *seen.input_shape, self.vocabulary), generator)}
 
     def decode(self, variables: dict[str, Tensor]) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class _BoundSoftTokens(Space):
         return {"tokens": variables["token_logits"].argmax(dim=-1)}
 
 
-def _table(seen: Observation, layer: str | None) -> Tensor:
+def _table(seen: Observed, layer: str | None) -> Tensor:
     """Return the weight (vocabulary, width) of the embedding layer."""
     layers = {name: module for name, module in seen.model.named_modules() if isinstance(module, nn.Embedding)}
     if layer is None and len(layers) == 1:

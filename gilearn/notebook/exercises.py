@@ -23,7 +23,7 @@ def check(answer: Any, target: Any, *, within: float = 1e-3) -> None:
     if isinstance(target, (bool, str)):
         right, reason = answer == target, f"{answer!r} is not it"
     else:
-        a, b = (torch.as_tensor(value, dtype=torch.float64).detach().cpu() for value in (answer, target))
+        a, b = (torch.as_tensor(value).detach().cpu().double() for value in (answer, target))
         if a.shape != b.shape:
             raise ValueError(f"not yet: your answer has shape {tuple(a.shape)}, wanted {tuple(b.shape)}")
         off = float((a - b).abs().max())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from matplotlib.figure import Figure
 
 from gilearn import attacks, data, federated, models, plotting
@@ -39,5 +37,5 @@ def deep_leakage(picture: str = "face", seed: int = 0, iterations: int = 20) -> 
     else:
         x, y = data.photos(32, names=[picture])
         model = models.lenet(3)
-    attack = dataclasses.replace(attacks.DLG, iterations=iterations, starts=1)
+    attack = attacks.DLG.replace(iterations=iterations, restarts=1)
     return plotting.leak(x, attack(federated.observe(model, x, y), seed=seed).inputs)
