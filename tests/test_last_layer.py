@@ -170,7 +170,7 @@ def test_withheld_and_frozen_layers(digits):
 def test_several_observations_are_refused(digits):
     seen = federated.observe(models.mlp(64), digits[0][:2], digits[1][:2])
     pool = federated.Several(parts=(seen, seen), rows=((0, 1), (2, 3)))
-    with pytest.raises(ValueError, match="seen: got a Several; a label rule reads one observation"):
+    with pytest.raises(ValueError, match="seen: several observations share several gradients"):
         labels.RowMinimum()(pool)
     assert labels.Joint().build(pool).begin(pool, None, torch.Generator())["logits"].shape == (4, 10)
 

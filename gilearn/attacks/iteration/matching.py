@@ -54,8 +54,9 @@ class GradientMatching(Attack):
             afterwards. What the compiler makes of it is compared with the plain computation at the start.
         tolerance: A start ends, and the search with it, when the distance falls below this share of the distance
             between the shared gradient and zero; 0: never.
-        explained: A start whose residual ends below this share explains the gradient: it is the last. On the book's
-            networks starts that found the picture end at 1e-6 to 3e-3, the others above 0.1. 0: start again regardless.
+        explained: A start whose residual ends below this share explains the gradient and is the last; 0: start again
+            regardless. DLG's starts that find a digit or a photograph of 32 pixels end at 1e-6 to 5e-5, those that do
+            not above 0.1; on the way, a photograph's mean squared error is 5e-3 where the residual is 1e-3.
         dtype: Floating-point type to compute in; ``None`` for the model's. Line searches want float64.
 
     Raises:

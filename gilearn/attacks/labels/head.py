@@ -47,11 +47,8 @@ def last_linear(seen: Observation) -> nn.Linear:
 
     Raises:
         ValueError: There is no fully connected one with as many outputs as the loss wants, or its weight is used
-            elsewhere too: then the gradient is a sum over both uses, and says nothing certain of either. Or ``seen`` is
-            more than one observation.
+            elsewhere too: then the gradient is a sum over both uses, and says nothing certain of either.
     """
-    if not hasattr(seen, "gradient_of"):
-        raise ValueError(f"seen: got a {type(seen).__name__}; a label rule reads one observation, or an aggregate")
     trace = traced(seen)
     outputs = seen.num_classes if seen.loss == "cross_entropy" else 1
     if trace.layer is None or trace.shape[-1] != outputs:

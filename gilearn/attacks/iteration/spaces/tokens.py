@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gilearn.attacks.iteration.content import Content
 from gilearn.attacks.iteration.initialization import Initialization
 from gilearn.attacks.iteration.spaces.base import Factor, Space
+from gilearn.content import Content
 from gilearn.federated import Observed
 
 
