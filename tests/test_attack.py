@@ -103,7 +103,7 @@ def test_results_and_attacks_compare(seen):
     assert one == one
     assert one != two
     assert len({one, two}) == 2
-    assert attacks.DLG != attacks.iDLG
+    assert attacks.iDLG != attacks.DLG
 
 
 def test_a_result_that_explains_the_gradient_says_so(seen):

@@ -202,8 +202,8 @@ def test_a_product_has_the_variables_of_both(digits):
     assert (arguments["masks"][0] == 1).all()
     with pytest.raises(ValueError, match="both have 'inputs'"):
         began(Pixels() & Pixels(), seen)
+    both, variables = began(Pixels() & Coarse(), seen)
     with pytest.raises(ValueError, match="both have 'inputs'"):
-        both, variables = began(Pixels() & Coarse(), seen)
         both.decode(variables)
 
 

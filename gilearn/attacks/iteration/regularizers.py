@@ -61,7 +61,7 @@ class Candidates:
             for inputs, masks in zip(self.inputs, self.masks or [None] * len(self.inputs), strict=True):
                 with recorded_statistics(self.seen.network) as statistics, self._explicit(masks):
                     logits = self.seen.network(inputs)
-                self._passes.append((logits, statistics))
+                self._passes.append((logits, [found for _, found in statistics]))
         return self._passes
 
     def _explicit(self, masks: Sequence[Tensor] | None) -> AbstractContextManager[object]:
