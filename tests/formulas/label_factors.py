@@ -69,44 +69,27 @@ def refused(given, case=FEW[0]):
 
 
 WHOLE = torch.tensor([0, 1, 2, 3])
+INFINITE = torch.full((4, 9), torch.inf)
 LOGIT = SINGLE[5]
 REFUSALS = [
-    (lambda: refused(labels.IDLG), "^labels: got the class IDLG, wanted a value: IDLG()"),
+    (lambda: refused(labels.IDLG), r"^labels: got the class IDLG, wanted a value: IDLG\(\)"),
     (lambda: refused(3), r"^labels: got 3, wanted a rule, Joint\(\), Fixed\(labels\) or a function"),
     (lambda: refused(labels.Fixed([0, 1, 2, 3])), "^labels: got a list, wanted a tensor"),
-    (
-        lambda: refused(labels.Fixed(WHOLE[1:])),
-        r"^labels: got torch.int64 of shape \(3,\), wanted one for each",
-    ),
-    (lambda: refused(labels.Fixed(WHOLE[0])), r"^labels: got torch.int64 of shape \(\), wanted one for each"),
-    (
-        lambda: refused(labels.Fixed(WHOLE > 1)),
-        r"^labels: got torch.bool of shape \(4,\), wanted one for each",
-    ),
-    (lambda: refused(labels.Fixed(WHOLE + 6)), r"^labels: got \[6, 7, 8, 9\], wanted labels from 0 to 8"),
-    (lambda: refused(labels.Fixed(WHOLE - 1)), r"^labels: got \[-1, 0, 1, 2\], wanted labels from 0 to 8"),
+    (lambda: refused(labels.Fixed(WHOLE[1:])), r"^labels: got \[1, 2, 3\], wanted 4 labels from 0 to 8"),
+    (lambda: refused(labels.Fixed(WHOLE[0])), r"^labels: got tensor\(0\), wanted integer labels"),
+    (lambda: refused(labels.Fixed(WHOLE > 1)), r"^labels: got tensor\(\[False, .*\]\), wanted integer labels"),
+    (lambda: refused(labels.Fixed(WHOLE + 6)), r"^labels: got \[6, 7, 8, 9\], wanted 4 labels from 0 to 8"),
+    (lambda: refused(labels.Fixed(WHOLE - 1)), r"^labels: got \[-1, 0, 1, 2\], wanted 4 labels from 0 to 8"),
     (
         lambda: refused(labels.Fixed(WHOLE.double())),
-        r"^labels: got torch.float64 of shape \(4,\), wanted labels",
+        r"^labels: got class probabilities of shape \(4,\), wanted \(4, 9\)",
     ),
-    (
-        lambda: refused(labels.Fixed(torch.ones(4, 8))),
-        r"^labels: got torch.float32 of shape \(4, 8\), wanted",
-    ),
-    (
-        lambda: refused(labels.Fixed(torch.ones(3, 9))),
-        r"^labels: got torch.float32 of shape \(3, 9\), wanted",
-    ),
-    (
-        lambda: refused(labels.Fixed(-torch.ones(4, 9))),
-        "^labels: got probabilities that are negative, NaN or",
-    ),
-    (
-        lambda: refused(labels.Fixed(torch.full((4, 9), torch.inf))),
-        "^labels: got probabilities that are nega",
-    ),
+    (lambda: refused(labels.Fixed(torch.ones(4, 8))), r"^labels: got class probabilities of shape \(4, 8\), wanted"),
+    (lambda: refused(labels.Fixed(torch.ones(3, 9))), r"^labels: got class probabilities of shape \(3, 9\), wanted"),
+    (lambda: refused(labels.Fixed(-torch.ones(4, 9))), "^labels: got probabilities that are negative, NaN or infinite"),
+    (lambda: refused(labels.Fixed(INFINITE)), "^labels: got probabilities that are negative, NaN or infinite"),
     (
         lambda: refused(labels.Joint(), LOGIT),
-        r"^labels: Joint\(\) needs the loss cross_entropy, the observation has",
+        r"^labels: Joint\(\) needs the loss cross_entropy, the observation has logi",
     ),
 ]
