@@ -105,7 +105,7 @@ def _checked(each: Callable[..., Any], *given: tuple[Tensor, ...]) -> Callable[.
     """Return the compiled function if it computes at the start what the plain one does: not all compilers do."""
     from torch._dynamo.exc import TorchDynamoException
 
-    compiled = torch.compile(each, dynamic=False)
+    compiled = torch.compile(each, dynamic=False, fullgraph=True)
     searched, fixed = given
     eps = torch.finfo(searched[0].dtype).eps
     moved = tuple(tensor * (1 + 4 * eps) for tensor in searched)  # how far rounding alone moves the derivatives
