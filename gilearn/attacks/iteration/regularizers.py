@@ -256,7 +256,7 @@ class GroupConsistency(Weighted):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelConsistency(Weighted):
-    """How far the model's prediction for the guess is from its label: CPL's.
+    """How far the model's prediction for a candidate is from its label: CPL's.
 
     The label is the extracted or optimized one. The released code compares with the model's output for the private
     input, which no server has.

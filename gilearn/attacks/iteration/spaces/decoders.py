@@ -127,8 +127,8 @@ def _copied(generator: nn.Module, seen: Observed) -> nn.Module:
 def _check_generator(generator: nn.Module, latent: Tensor, seen: Observed) -> None:
     before, wanted = torch.get_rng_state(), (seen.batch_size, *seen.input_shape)
     with torch.random.fork_rng(devices=[]):
-        try:
-            shape = tuple(copy.deepcopy(generator)(latent).shape)
+        try:  # on the CPU, whose generator tells
+            shape = tuple(copy.deepcopy(generator).cpu()(latent.cpu()).shape)
         except RuntimeError as error:
             raise ValueError(f"generator: it does not take latents of shape {tuple(latent.shape)} ({error})") from error
         drew = not torch.equal(before, torch.get_rng_state())
