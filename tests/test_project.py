@@ -154,3 +154,11 @@ def test_the_readme_runs():
 def test_importing_the_package_alone_imports_no_torch():
     code = "import sys, gilearn; assert 'torch' not in sys.modules; assert gilearn.device().type in ('cpu', 'cuda')"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_source_is_in_the_bibliography():
+    """A docstring cites by key, and the key leads somewhere."""
+    known = set(re.findall(r"^@\w+\{(\w+),", (ROOT / "book" / "references.bib").read_text(), flags=re.M))
+    for path in sorted((ROOT / "gilearn").rglob("*.py")):
+        cited = set(re.findall(r"\b[a-z]+(?:19|20)\d{2}[a-z]*\b", path.read_text()))
+        assert cited <= known, f"{path.name} cites {sorted(cited - known)}"

@@ -28,7 +28,7 @@ class Latent(Content, Space):
     Raises:
         ValueError: The bounds cross. When built: the generator's outputs are no inputs, or it draws random numbers.
 
-    Variables: ``latent`` (batch, *shape). Chapter: generative. Source: jeon2021, first phase.
+    Variables: ``latent`` (batch, *shape). Chapter: generative-priors. Source: jeon2021, first phase.
     """
 
     generator: nn.Module
@@ -74,7 +74,7 @@ class Weights(Content, Space):
         ValueError: When built: the generator's outputs are no inputs, it draws random numbers, or nothing of it can be
             redrawn.
 
-    Variables: ``weights.`` and the parameter's name, one each. Chapter: generative. Source: ulyanov2018; jeon2021.
+    Variables: ``weights.`` and the parameter's name, one each. Chapter: generative-priors. Source: ulyanov2018; jeon2021.
     """
 
     generator: nn.Module
