@@ -206,6 +206,7 @@ ROWS = [
                 adapter,
                 [*REPEATS, *SEQUENCES, *DROPPED],
                 [(LLGStar(rounds=2, seed=4), partial(reference, rounds=2, seed=4, **RANDOM))],
+                rtol=1e-6,
             ),
             *rows(
                 adapter,
