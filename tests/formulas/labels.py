@@ -302,6 +302,11 @@ REFUSALS = [
         "^seen: the bias gradient of the last layer is withh",
     ),
     (lambda: refused(labels.RLG(), ANYTHING[0]), r"^seen: the gradient has rank 4; this rule needs less than 4"),
+    (lambda: refused(labels.RLG(), MANY), r"^seen: the gradient has rank 6; this rule needs less than 6"),
+    (
+        lambda: refused(LLGStar(), tokens),
+        "^seen: got a model of tokens, and this rule draws pictures; LLGPlus takes examples",
+    ),
     (
         lambda: refused(labels.RLG(), FEW[0], batch_size=1, truth=None),
         "^seen: 3 classes fit a batch of 1: the rank was misjudged",
