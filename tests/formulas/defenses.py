@@ -229,8 +229,17 @@ ROWS = [
     *rows(
         per_example, EXAMPLES, [(ExampleClipping(norm=norm), partial(each_clipped, norm=norm)) for norm in (2.5, 99.0)]
     ),
+    *rows(shared, MASKED, [(Mask(masks=(MASK, None, MASK)), what_is_left)]),
+    *rows(publicly, MASKED, [(Mask(masks=(MASK, None, MASK)), lambda *one: what_is_left(others(one[0]), one[1]))]),
     *rows(
-        shared, [partial(draw, [(2, 3), (4,), (2,)], missing=(2,))], [(Mask(masks=(MASK, None, MASK)), what_is_left)]
+        publicly,
+        GRADIENTS,
+        [
+            (GaussianNoise(std=0.3), lambda gradients, seed: others(gradients)),
+            (LaplaceNoise(scale=0.7), lambda gradients, seed: others(gradients)),
+            (BatchClipping(norm=0.5), lambda gradients, seed: clipped(others(gradients), seed, norm=0.5)),
+            (Pruning(share=0.6), partial(left_of_others, share=0.6, together=False)),
+        ],
     ),
     *rows(polarized, BATCHES, [(value, partial(polarized_loss, value, value.head)) for value in SETTINGS]),
     *rows(in_single, BATCHES, [(SETTINGS[1], partial(polarized_loss, SETTINGS[1], PRIVATE[0]))], rtol=1e-5),
