@@ -84,7 +84,7 @@ class Explicit(TorchFunctionMode):
         if self.generator is None:
             return torch.ones(shape, dtype=like.dtype, device=like.device)
         kept = torch.rand(shape, generator=self.generator, dtype=torch.float64) >= rate
-        return (kept / max(1 - rate, 1e-300)).to(like.device, like.dtype)
+        return (kept.double() / max(1 - rate, 1e-300)).to(like.device, like.dtype)
 
     def _embedded(self, vectors: Tensor, weight: Tensor) -> Tensor:
         """Return what an embedding makes of vectors: soft tokens (..., vocabulary), or embeddings (..., width)."""

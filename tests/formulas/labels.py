@@ -141,8 +141,8 @@ def system(shared):
 
 def whole(counts, total):
     """Scale to the total, round down, and hand out what is left by the largest remainders."""
-    scale = total / sum(counts) if sum(counts) > 0 else 1.0
-    counts = [count * scale for count in counts]
+    counts = counts if sum(counts) > 0 else [1.0] * len(counts)
+    counts = [count * total / sum(counts) for count in counts]
     floors = [math.floor(count) for count in counts]
     largest = sorted(range(len(counts)), key=lambda c: floors[c] - counts[c])[: total - sum(floors)]
     return [floor + (c in largest) for c, floor in enumerate(floors)]
@@ -229,8 +229,9 @@ ROWS = [
             lambda generator: (rand(5, generator=generator).tolist(), 7),
             lambda generator: ((9 * rand(4, generator=generator)).tolist(), 3),
             lambda _: ([2.0, 0.0, 1.0], 3),
-            lambda _: ([0.1, 0.25, 0.05], 4),
+            lambda _: ([0.1, 0.27, 0.06], 4),
             lambda _: ([0.0, 0.0, 0.0], 0),
+            lambda _: ([0.0, 0.0, 0.0], 6),
         ],
         [(rounded, whole)],
     ),
@@ -245,6 +246,14 @@ ROWS = [
 def refused(rule, case, **changes):
     (shared,) = case(torch.Generator().manual_seed(0))
     compute(rule, replace(shared, **changes))
+
+
+def in_a_cone(generator):
+    """Share rows each of which is a sum of others: no hyperplane has one alone on its side."""
+    (shared,) = anything(5, 6, 2, generator)
+    one, other = shared.gradients[2][:2]
+    rows = torch.stack([one, other, -one - other, -one, -other, one + other])
+    return (replace(shared, gradients=[*shared.gradients[:2], rows, shared.gradients[3]]),)
 
 
 def tokens(generator):
@@ -302,6 +311,7 @@ REFUSALS = [
         "^seen: the bias gradient of the last layer is withh",
     ),
     (lambda: refused(labels.RLG(), ANYTHING[0]), r"^seen: the gradient has rank 4; this rule needs less than 4"),
+    (lambda: refused(labels.RLG(), in_a_cone), "^seen: no class stands apart from the others"),
     (lambda: refused(labels.RLG(), MANY), r"^seen: the gradient has rank 6; this rule needs less than 6"),
     (
         lambda: refused(LLGStar(), tokens),

@@ -80,7 +80,10 @@ class RLG(LabelRule):
                 f"seen: the gradient has rank {rank}; this rule needs less than {most} (features or classes)"
             )
         columns = basis[:rank].T.numpy()  # one per class
-        return torch.tensor([c for c in range(len(columns)) if _separable(columns, c)], dtype=torch.int64)
+        found = [c for c in range(len(columns)) if _separable(columns, c)]
+        if not found:
+            raise ValueError("seen: no class stands apart from the others; is this the gradient of hard labels?")
+        return torch.tensor(found)
 
 
 def _separable(columns: np.ndarray, c: int) -> bool:

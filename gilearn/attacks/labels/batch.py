@@ -229,8 +229,9 @@ def _dealt(sums: Tensor, impact: float, offset: Tensor, batch_size: int) -> Tens
 
 def rounded(counts: Tensor, total: int) -> Tensor:
     """Round counts to whole numbers that add up to ``total``, moving those that rounding moved furthest."""
-    if counts.sum() > 0:
-        counts = counts * (total / counts.sum())
+    if not counts.sum() > 0:
+        counts = torch.ones_like(counts)
+    counts = counts * (total / counts.sum())
     whole = counts.floor()
     order = (counts - whole).argsort(descending=True)
     whole[order[: total - int(whole.sum())]] += 1
