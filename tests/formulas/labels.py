@@ -229,7 +229,7 @@ ROWS = [
             lambda generator: (rand(5, generator=generator).tolist(), 7),
             lambda generator: ((9 * rand(4, generator=generator)).tolist(), 3),
             lambda _: ([2.0, 0.0, 1.0], 3),
-            lambda _: ([0.1, 0.25, 0.05], 4),
+            lambda _: ([0.1, 0.27, 0.06], 4),
             lambda _: ([0.0, 0.0, 0.0], 0),
         ],
         [(rounded, whole)],
