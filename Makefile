@@ -14,7 +14,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -p tools.slowest -n $(JOBS) --dist loadfile --durations=10
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-package test-notebooks test-site lab notebooks bench lint lock clean
+.PHONY: help book test test-package test-notebooks test-site lab notebooks bench mutants lint lock clean
 
 help: ## List what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,6 +48,11 @@ bench: $(INSTALLED) ## Run the benchmarks, each against its baseline
 	$(BIN)/python -m tests.benchmarks.recursion
 	$(BIN)/python -m tests.benchmarks.batching
 
+mutants: $(INSTALLED) ## Mutate the formulas, list the mutants that no test notices; goes on where it was stopped
+	$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[mutants]'
+	$(BIN)/python tools/mutants.py run
+	$(BIN)/python tools/mutants.py results
+
 lint: $(INSTALLED) ## Check format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -57,7 +62,7 @@ lock: ## Resolve the newest versions that the ranges allow, and pin them
 	$(PYTHON) tools/lock.py
 
 clean: ## Remove the environment and everything that was built
-	rm -rf $(VENV) _build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) _build mutants .pytest_cache .mypy_cache .ruff_cache
 
 $(INSTALLED): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }

@@ -16,6 +16,7 @@ from torch.func import functional_call, grad, jvp, vmap
 
 from gilearn.federated import LOSSES
 from gilearn.federated.checks import check_batch, check_model_takes, check_name
+from gilearn.hooks import recorded_calls
 from gilearn.linear import EXACT_RANK_UP_TO, ConvSystem, float64, float64_device, rank_and_condition
 
 
@@ -139,26 +140,22 @@ def _in_float64(model: nn.Module) -> nn.Module:
 
 def _walked(model: nn.Module, x: Tensor) -> dict[str, tuple[nn.Conv2d | nn.Linear, Tensor, int, Tensor | None]]:
     """Return every layer with weights by its name: layer, input, number of outputs, the loss's gradient in them."""
-    modules = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
-    inputs: dict[str, Tensor] = {}
-    outputs: dict[str, Tensor] = {}
-    handles = []
-    for name, module in modules.items():
+    names = {m: name for name, m in model.requires_grad_().named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
 
-        def record(_: nn.Module, given: tuple[Tensor, ...], output: Tensor, name: str = name) -> Tensor:
-            inputs[name], outputs[name] = given[0].detach(), output
-            return output.clone()  # what follows may work in place
+    def kept(arguments: tuple[Tensor, ...], output: Tensor) -> tuple[Tensor, int, list[Tensor]]:
+        delta: list[Tensor] = []
+        output.register_hook(delta.append)  # type: ignore[no-untyped-call]
+        return arguments[0].detach(), output.numel(), delta
 
-        handles.append(module.register_forward_hook(record))
-    logits = model(x)
-    for handle in handles:
-        handle.remove()
-    if not outputs:
+    with recorded_calls(model, names, read=kept) as calls:
+        logits = model(x)
+    if not calls:
         return {}
     target = torch.zeros(1, dtype=torch.long, device=x.device)
     loss = LOSSES["logistic" if logits.shape[1] == 1 else "cross_entropy"](logits, target)
-    deltas = torch.autograd.grad(loss, list(outputs.values()), allow_unused=True)
+    loss.backward()  # type: ignore[no-untyped-call]
     return {
-        name: (modules[name], inputs[name], output.numel(), delta)
-        for (name, output), delta in zip(outputs.items(), deltas, strict=True)
+        names[module]: (module, given, outputs, delta[0] if delta else None)
+        for module, (given, outputs, delta) in calls
+        if isinstance(module, (nn.Conv2d, nn.Linear))
     }

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from gilearn import federated, models
-from gilearn.attacks.iteration import (
+from gilearn.attacks import GradientMatching
+from gilearn.attacks.iteration.distances import (
     Cosine,
     Distance,
     Euclidean,
@@ -14,7 +15,11 @@ from gilearn.attacks.iteration import (
     LayerwiseCosine,
     Manhattan,
     Masked,
+    pairs,
+    total,
 )
+from gilearn.attacks.iteration.optimizers import Adam
+from gilearn.attacks.labels import Fixed
 
 DISTANCES = {
     "euclidean": Euclidean(),
@@ -122,6 +127,39 @@ def test_cosine_of_nothing():
     distance = Cosine()(a, [torch.ones(3)])
     assert float(distance.detach()) == 1
     assert torch.isfinite(torch.autograd.grad(distance, a)[0]).all()
+
+
+def test_cosine_next_to_zero_in_float32():
+    """One less the cosine would round to 0 below 6e-8; half the squared distance of the unit vectors does not."""
+    (b,) = gradients((1000,))
+    (aside,) = gradients((1000,), seed=1)
+    for scale in (1e-3, 1e-4, 1e-5):
+        a = (b + scale * aside).requires_grad_()
+        exact = Cosine()([a], [b])
+        rounded = a.detach().float().requires_grad_()
+        distance = Cosine()([rounded], [b.float()])
+        assert float(distance.detach()) == pytest.approx(float(exact.detach()), rel=0.05)
+        slopes = torch.autograd.grad(distance, rounded)[0], torch.autograd.grad(exact, a)[0].float()
+        assert torch.nn.functional.cosine_similarity(*slopes, dim=0) > 0.99
+
+
+@each_distance
+def test_distances_have_second_derivatives(name):
+    a, b = gradients((3, 2), (4,)), gradients((3, 2), (4,), seed=1)
+    with torch.random.fork_rng(devices=[]):  # the check itself draws globally
+        assert torch.autograd.gradgradcheck(lambda v: DISTANCES[name]([v, a[1]], b), a[0].requires_grad_())
+
+
+def test_a_distance_of_one_s_own(tiny):
+    """A plain function of the two gradients does, with the two helpers."""
+    seen, x, y = tiny
+    largest = lambda simulated, shared: total((a - b).abs().max() for a, b in pairs(simulated, shared))  # noqa: E731
+    attack = GradientMatching(labels=Fixed(y), distance=largest, optimizer=Adam(lr=0.01), iterations=20)
+    assert isinstance(largest, Distance)
+    history = attack(seen).history
+    assert history[-1] < history[0]
+    with pytest.raises(ValueError, match="terms: got none, wanted at least one"):
+        largest([None], [x])
 
 
 @pytest.mark.parametrize("arguments", [{"width": 0.0}, {"floor": -1.0}, {"reduction": "max"}])

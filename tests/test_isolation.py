@@ -6,7 +6,6 @@ reference that the client holds; every attack must return the very same result.
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 
 import pytest
@@ -15,15 +14,15 @@ import torch
 from gilearn import attacks, federated, models
 from gilearn.attacks import labels
 
-short = {"iterations": 2, "starts": 1}
+short = {"iterations": 2, "restarts": 1}
 ATTACKS = {
-    "DLG": dataclasses.replace(attacks.DLG, **short),
-    "DLG, declared labels": dataclasses.replace(attacks.DLG, labels=labels.Declared(), **short),
-    "iDLG": dataclasses.replace(attacks.iDLG, **short),
-    "CPL": dataclasses.replace(attacks.CPL, **short),
-    "InvGrad": dataclasses.replace(attacks.InvGrad, iterations=2),
-    "SAPAG": dataclasses.replace(attacks.SAPAG, iterations=2),
-    "GradInversion": dataclasses.replace(attacks.GradInversion, iterations=2, starts=2, together=2),
+    "DLG": attacks.DLG.replace(**short),
+    "DLG, declared labels": attacks.DLG.replace(labels=labels.Declared(), **short),
+    "iDLG": attacks.iDLG.replace(**short),
+    "CPL": attacks.CPL.replace(**short),
+    "InvGrad": attacks.InvGrad.replace(iterations=2),
+    "SAPAG": attacks.SAPAG.replace(iterations=2),
+    "GradInversion": attacks.GradInversion.replace(iterations=2, restarts=2, parallel=2),
     "PPDL_AHE": attacks.PPDL_AHE,
     "PPDL_SPN": attacks.PPDL_SPN,
     "RGAP": attacks.RGAP,

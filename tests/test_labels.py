@@ -84,6 +84,16 @@ def test_rules_print_themselves():
     assert repr(labels.Declared()) == "Declared()"
 
 
+def test_rules_that_hold_tensors_are_told_apart_by_them():
+    own, other = torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8)
+    rule = labels.LLGPlus(examples=own, labels=torch.tensor([0, 1]))
+    assert rule == labels.LLGPlus(examples=own.clone(), labels=torch.tensor([0, 1]))
+    assert rule != rule.replace(examples=other)
+    assert len({repr(rule), repr(rule.replace(examples=other)), repr(rule.replace(labels=torch.tensor([1, 1])))}) == 3
+    assert labels.Fixed(torch.tensor([1])) == labels.Fixed(torch.tensor([1])) != labels.Fixed(torch.tensor([2]))
+    assert "Fixed(targets=<(1,) int64" in repr(labels.Fixed(torch.tensor([1])))
+
+
 def batch(digits, generator, size, *, distinct=False):
     x, y = digits
     if distinct:

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from gilearn.linear import ConvSystem, solve
+from gilearn.linear import (
+    ConvSystem,
+    divide,
+    float64_device,
+    least_squares,
+    outer_residual,
+    rank_and_condition,
+    solve,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 
@@ -143,12 +151,96 @@ def test_refusals():
         solve(system, output, gradient * float("nan"))
 
 
+def masked(name):
+    """A case of which a third of the outputs is hidden, and their deltas with them, as a ReLU does."""
+    layer, x, output, delta = case(name)
+    known = output > output.quantile(1 / 3)
+    return layer, x, output, delta * known, known
+
+
+@each_layer
+def test_hidden_outputs_are_rows_left_out(name):
+    layer, x, _, delta, known = masked(name)
+    whole = ConvSystem.of(layer, tuple(x.shape), delta)
+    system = ConvSystem.of(layer, tuple(x.shape), delta, known)
+    rows = torch.cat([known.flatten(), torch.ones(layer.weight.numel(), dtype=torch.bool)])
+    matrix = system.dense()
+    assert matrix.shape == system.shape
+    assert torch.equal(matrix, whole.dense()[rows])
+    y = torch.randn(system.shape[0], generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch.testing.assert_close(system.rmatvec(y), matrix.T @ y, rtol=0, atol=1e-12)
+    outputs, gradient = system.column_norms()
+    torch.testing.assert_close(outputs + gradient, matrix.square().sum(0), rtol=1e-12, atol=1e-12)
+
+
+@each_layer
+def test_the_bound_with_hidden_outputs_is_one(name):
+    layer, x, _, delta, known = masked(name)
+    system = ConvSystem.of(layer, tuple(x.shape), delta, known)
+    assert rank_and_condition(system.dense())[0] <= system.rank_bound()
+
+
+def test_the_bound_with_hidden_outputs_is_attained_where_rows_are_scarce():
+    """Two filters; of one of them nothing is hidden, so that its relations count and the other's do not."""
+    layer, x, _, delta = case("plain")
+    known = torch.ones_like(delta, dtype=torch.bool)
+    known[1:, ::2] = False
+    system = ConvSystem.of(layer, tuple(x.shape), delta, known)
+    everything = ConvSystem.of(layer, tuple(x.shape), delta)
+    assert rank_and_condition(system.dense())[0] == system.rank_bound()
+    assert rank_and_condition(everything.dense())[0] == everything.rank_bound()
+
+
+@each_layer
+@pytest.mark.parametrize("hide", [False, True])
+@pytest.mark.parametrize("exact_rank_up_to", [0, 1024])
+def test_the_solution_of_a_deficient_layer_is_the_pseudoinverse_s(name, hide, exact_rank_up_to):
+    """Of all inputs that solve the system, the one of least norm: column scaling may not choose another."""
+    layer, x, _, delta, known = masked(name)
+    delta = delta * (torch.arange(len(delta)) == 0).view(-1, 1, 1)  # one filter's delta is left
+    known = known & (torch.arange(len(delta)) == 0).view(-1, 1, 1) if hide else None
+    system = ConvSystem.of(layer, tuple(x.shape), delta, known)
+    found = solve(system, system.outputs(x), system.weight_gradient(x), exact_rank_up_to=exact_rank_up_to)
+    expected = torch.linalg.pinv(system.dense(), rtol=1e-10) @ system.matvec(x)
+    torch.testing.assert_close(found.x.flatten(), expected, rtol=0, atol=1e-8)
+
+
+def test_division_by_an_outer_product():
+    generator = torch.Generator().manual_seed(0)
+    delta, x = (torch.randn(n, generator=generator, dtype=torch.float64) for n in (7, 9))
+    gradient = torch.outer(delta, x)
+    torch.testing.assert_close(divide(gradient, delta), x)
+    assert outer_residual(gradient, delta, x) < 1e-15
+    noisy = gradient + torch.randn(7, 9, generator=generator, dtype=torch.float64)
+    nearest = torch.linalg.lstsq(delta[:, None], noisy).solution[0]
+    torch.testing.assert_close(divide(noisy, delta), nearest)
+    left = float((noisy - delta[:, None] * nearest).norm() / noisy.norm())
+    assert outer_residual(noisy, delta, nearest) == pytest.approx(left)
+
+
+def test_dense_least_squares_has_the_least_norm():
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(6, 3, generator=generator, dtype=torch.float64) @ torch.randn(
+        3, 8, generator=generator, dtype=torch.float64
+    )
+    right = torch.randn(6, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(least_squares(matrix, right), torch.linalg.pinv(matrix) @ right)
+    assert rank_and_condition(matrix)[0] == 3
+    assert torch.equal(least_squares(matrix[:0], right[:0]), torch.zeros(8, dtype=torch.float64))
+
+
+def test_a_device_without_float64_computes_on_the_cpu():
+    assert float64_device(torch.device("mps")) == torch.device("cpu")
+    assert float64_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
+
+
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_on_cuda():
-    layer, x, output, delta = case("strided")
-    system = ConvSystem.of(layer, tuple(x.shape), delta)
+    layer, x, output, delta, known = masked("strided")
+    system = ConvSystem.of(layer, tuple(x.shape), delta, known)
     expected = solve(system, output, system.weight_gradient(x))
-    system = ConvSystem.of(layer.cuda(), tuple(x.shape), delta.cuda())
-    found = solve(system, output.cuda(), system.weight_gradient(x.cuda()))
+    system = ConvSystem.of(layer.to("cuda"), tuple(x.shape), delta.to("cuda"), known.to("cuda"))
+    found = solve(system, output.to("cuda"), system.weight_gradient(x.to("cuda")))
     assert found.x.is_cuda
     torch.testing.assert_close(found.x.cpu(), expected.x)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -135,3 +136,29 @@ def test_a_missing_record_says_so():
 
     with pytest.raises(FileNotFoundError, match="no record 'nothing'"):
         data.recorded("nothing")
+
+
+def test_the_readme_runs():
+    """Its code, block after block, as a reader would paste it."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    assert len(blocks) == 2
+    code = "\n".join(blocks).replace("progress=True", "progress=False")
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=600)
+    assert ran.returncode == 0, ran.stderr
+    decibels = [float(line.split()[0]) for line in ran.stdout.splitlines() if line.endswith(" dB")]
+    assert "Explains the gradient" in ran.stdout
+    assert decibels[0] > 50
+    assert min(decibels[1:]) > 20
+
+
+def test_importing_the_package_alone_imports_no_torch():
+    code = "import sys, gilearn; assert 'torch' not in sys.modules; assert gilearn.device().type in ('cpu', 'cuda')"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_source_is_in_the_bibliography():
+    """A docstring cites by key, and the key leads somewhere."""
+    known = set(re.findall(r"^@\w+\{(\w+),", (ROOT / "book" / "references.bib").read_text(), flags=re.M))
+    for path in sorted((ROOT / "gilearn").rglob("*.py")):
+        cited = set(re.findall(r"\b[a-z]+(?:19|20)\d{2}[a-z]*\b", path.read_text()))
+        assert cited <= known, f"{path.name} cites {sorted(cited - known)}"

@@ -181,3 +181,28 @@ def test_a_readers_distance_and_regularizer(digits):
     attack = attacks.InvGrad.replace(distance=Huber(), regularizers=(darkness,), iterations=300)
     attack = attack.replace(optimizer=optimizers.Adam(lr=0.05), parallel=2, restarts=2)
     assert metrics.psnr(attack(seen, seed=0).inputs, x) > 30
+
+
+def exported():
+    return {
+        name: getattr(attacks, name) for name in attacks.__all__ if isinstance(getattr(attacks, name), attacks.Attack)
+    }
+
+
+@pytest.mark.parametrize("name", exported())
+def test_one_call_for_every_attack(name, digits):
+    """The same seed gives the same bits, on a network that drops units where the attack takes one."""
+    attack = exported()[name]
+    if isinstance(attack, attacks.GradientMatching):
+        attack = attack.replace(iterations=2, restarts=min(2, attack.restarts), parallel=min(2, attack.parallel))
+        layers = models.convnet(1, size=8, widths=(4,), strides=(1,), batch_norm=True, activation="sigmoid")
+        model = nn.Sequential(*layers[:-1], nn.Dropout(0.5), layers[-1])
+    elif name in ("PPDL_AHE", "PPDL_SPN"):
+        model = models.mlp(64, (16,))
+    else:
+        model = models.lenet(1, size=8, width=12, strides=(1,))
+    seen = federated.observe(model, digits[0][:1], digits[1][:1], declare=["labels"])
+    first, again = (attack(seen, seed=0, snapshots=2, progress=False, time_limit=600.0) for _ in range(2))
+    assert torch.equal(first.inputs, again.inputs)
+    assert first.residual == again.residual
+    assert first.verdict is not None

@@ -76,8 +76,14 @@ def main() -> int:
 
 def texts(book: Path = BOOK) -> list[Path]:
     """The texts that are notebooks: those with a kernel in their header, and no copies that JupyterLab left."""
-    own = [path for path in sorted(book.rglob("*.md")) if ".ipynb_checkpoints" not in path.parts]
+    own = files(book, ".md")
     return [path for path in own if "\nkernelspec:" in path.read_text().partition("\n---\n")[0]]
+
+
+def files(folder: Path, *suffixes: str) -> list[Path]:
+    """The files below a folder with one of these suffixes (without any: all), without JupyterLab's checkpoints."""
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file() and ".ipynb_checkpoints" not in path.parts]
+    return [path for path in found if not suffixes or path.suffix in suffixes]
 
 
 def longest_first(paths: Iterable[Path]) -> list[Path]:
@@ -93,12 +99,9 @@ def name(path: Path) -> str:
 def fingerprint_of_common() -> bytes:
     """Digest what every notebook depends on: code without comments and docstrings, style, data, lock file."""
     digest = hashlib.sha256()
-    for path in sorted((ROOT / "gilearn").rglob("*")):
-        if path.suffix == ".py":
-            digest.update(code_of(path).encode())
-        elif path.suffix == ".mplstyle":
-            digest.update(path.read_bytes())
-    for path in [*sorted(p for p in (ROOT / "data").rglob("*") if p.is_file()), ROOT / "requirements.lock"]:
+    for path in files(ROOT / "gilearn", ".py", ".mplstyle", ".toml"):
+        digest.update(code_of(path).encode() if path.suffix == ".py" else path.read_bytes())
+    for path in [*files(ROOT / "data"), ROOT / "requirements.lock"]:
         digest.update(path.read_bytes())
     return digest.digest()
 

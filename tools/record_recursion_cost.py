@@ -51,11 +51,10 @@ def dense_solver():
 
     class Dense(Recursion):
         def solve(self, link, system, value):
-            of_outputs, of_gradient = system.column_norms()
-            scale = float((of_outputs.sum() / of_gradient.sum()).sqrt())
+            scale = system.gradient_scale()
             matrix = system.dense().contiguous().numpy()
-            matrix[value.numel() :] *= scale
-            right = torch.cat([value.flatten(), scale * link.weight_gradient.flatten()]).numpy()
+            matrix[system.num_outputs :] *= scale
+            right = torch.cat([system.kept(value), scale * link.weight_gradient.flatten()]).numpy()
             x, _, rank, values = np.linalg.lstsq(matrix, right, rcond=None)
             left = float(np.linalg.norm(matrix @ x - right) / np.linalg.norm(right))
             return Solution(

@@ -141,9 +141,9 @@ class Attack(Value):
         return replace(result, verdict=found)
 
     def reconstruct(
-        self, seen: Observed, *, seed: int, snapshots: int, progress: bool, time_limit: float | None
+        self, seen: Any, *, seed: int, snapshots: int, progress: bool, time_limit: float | None
     ) -> Reconstruction:
-        """Run the attack on checked arguments; those of :meth:`__call__`."""
+        """Run the attack on checked arguments, those of :meth:`__call__`."""
         raise NotImplementedError
 
 

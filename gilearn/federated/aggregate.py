@@ -177,14 +177,6 @@ class Several(Value):
             labels[list(rows)] = part.knowledge["labels"]
         return MappingProxyType({"labels": labels} if bool((labels >= 0).all()) else {})
 
-    def gradient_of(self, parameter: Tensor | None) -> Tensor | None:
-        """Refuse: every part has a gradient of its own.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError("seen: several observations share several gradients; take one of its parts")
-
     def known(self, name: str) -> Any:
         """Return the pool's declared knowledge, or raise a ``ValueError`` that says how it would be declared."""
         check_name("name", name, KNOWLEDGE)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from torch import Tensor, nn
+
+from gilearn.hooks import recorded_inputs
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -16,24 +17,13 @@ def batch_norms(model: nn.Module) -> list[nn.BatchNorm1d | nn.BatchNorm2d | nn.B
     return [module for module in model.modules() if isinstance(module, BATCH_NORMS)]
 
 
-@contextmanager
-def recorded_statistics(model: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Record mean and biased variance of every batch normalization's input, at its first use, in order of use."""
-    recorded: list[tuple[Tensor, Tensor]] = []
-    visited: set[nn.Module] = set()
+def recorded_statistics(model: nn.Module) -> AbstractContextManager[list[tuple[nn.Module, tuple[Tensor, Tensor]]]]:
+    """Record mean and biased variance of every batch normalization's input, at its first use, in order of use.
 
-    def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if module not in visited:
-            visited.add(module)
-            axes = [axis for axis in range(inputs[0].ndim) if axis != 1]
-            recorded.append((inputs[0].mean(axes), inputs[0].var(axes, correction=0)))
-
-    handles = [module.register_forward_pre_hook(record) for module in batch_norms(model)]
-    try:
-        yield recorded
-    finally:
-        for handle in handles:
-            handle.remove()
+    Returns:
+        A context, whose list of pairs (layer, (mean, variance)) grows as the model runs.
+    """
+    return recorded_inputs(model, batch_norms(model), read=_statistics)
 
 
 def stripped(model: nn.Module) -> nn.Module:
@@ -47,3 +37,8 @@ def stripped(model: nn.Module) -> nn.Module:
             module.track_running_stats = False
             module.running_mean = module.running_var = module.num_batches_tracked = None
     return network
+
+
+def _statistics(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    axes = [axis for axis in range(inputs.ndim) if axis != 1]
+    return inputs.mean(axes), inputs.var(axes, correction=0)

@@ -86,7 +86,7 @@ def run_client(
     knowledge = {
         "labels": y,
         "targets": ran.targets,
-        "batch_norm": tuple((mean.detach(), variance.detach()) for mean, variance in statistics),
+        "batch_norm": tuple((mean.detach(), variance.detach()) for _, (mean, variance) in statistics),
         "masks": tuple(explicit.used),
     }
     seen = Observation(

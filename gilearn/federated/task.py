@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -132,7 +133,7 @@ class Task:
         memory = {} if memory is None else memory
         client = Client(model=self.model, num_classes=self.num_classes, generator=generator, memory=memory)
         client.inputs, client.targets = inputs, targets = self.defense.data(inputs, targets, client)
-        objective = self.defense.objective(Objective(self.model, self.loss), client)
+        objective = self.defense.objective(self._objective, client)
         how = _How(self, objective, client, explicit, create_graph=create_graph, functional=functional)
         if self.local is None:
             shared = self.defense.step(how.gradient(None, inputs, targets), client)
@@ -142,6 +143,16 @@ class Task:
         if not (create_graph or functional):
             shared = tuple(g if g is None else g.detach() for g in shared)
         return shared, client
+
+    @cached_property
+    def named_parameters(self) -> tuple[list[str], list[Tensor]]:
+        """Names and parameters of the model, looked up once: every evaluation of a search needs them."""
+        return [name for name, _ in self.model.named_parameters()], list(self.model.parameters())
+
+    @cached_property
+    def _objective(self) -> nn.Module:
+        """The undefended loss, made once: a compiler does not take a module that is made on the way."""
+        return Objective(self.model, self.loss)
 
     def _update(self, local: LocalSteps, how: _How, inputs: Tensor, targets: Tensor) -> Gradients:
         """Return the sum of the steps taken: exact where the weights before less those after would cancel."""
@@ -180,9 +191,8 @@ class _How:
     ) -> None:
         self.objective, self.client, self.explicit = objective, client, explicit
         self.create_graph, self.functional, self.defense = create_graph, functional, task.defense
-        self.names = [name for name, _ in task.model.named_parameters()]
-        self.trained = [parameter.requires_grad for parameter in task.model.parameters()]
-        self.parameters: list[Tensor] = list(task.model.parameters())
+        self.names, self.parameters = task.named_parameters
+        self.trained = [parameter.requires_grad for parameter in self.parameters]
         if self.defense.per_example:
             check_mixes_nothing(task.model)
 

@@ -42,8 +42,9 @@ def divide(weight_gradient: Tensor, delta: Tensor) -> Tensor:
 
 
 def outer_residual(weight_gradient: Tensor, delta: Tensor, x: Tensor) -> float:
-    """Return what the outer product of delta and x leaves unexplained of dL/dW, over the norm of dL/dW."""
-    return float((weight_gradient - torch.outer(delta, x)).norm() / weight_gradient.norm())
+    """Return what the outer product of delta and x leaves unexplained of dL/dW, over its norm; over 1 if that is 0."""
+    size = float(weight_gradient.norm())
+    return float((weight_gradient - torch.outer(delta, x)).norm()) / (size or 1.0)
 
 
 def rank_and_condition(matrix: Tensor) -> tuple[int, float]:

@@ -10,17 +10,16 @@ A run that never gets there counts as infinite.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import statistics
 from typing import Any
 
 from gilearn import attacks, data, federated, metrics, models
-from gilearn.attacks.iteration import LBFGS
+from gilearn.attacks.iteration.optimizers import LBFGS
 from tools.recording import record
 
 BAR = 1e-3
-OURS = dataclasses.replace(attacks.DLG, iterations=100, starts=1)
-ATTACKS = {"ours": OURS, "default": dataclasses.replace(OURS, optimizer=LBFGS(line_search=False), dtype=None)}
+OURS = attacks.DLG.replace(iterations=100, restarts=1)
+ATTACKS = {"ours": OURS, "default": OURS.replace(optimizer=LBFGS(line_search_fn=None), dtype=None)}
 
 
 def main() -> None:
@@ -57,7 +56,7 @@ def one_run(attack: Any, seen: federated.Observation, x: Any, y: Any, seed: int)
         "mse": float(f"{metrics.mse(result.inputs, x):.3g}"),
         "label": int(result.labels[0]) == int(y[0]),
         "residual": float(f"{result.residual:.3g}"),
-        "stopped": result.starts[0]["stopped"],
+        "stopped": result.restarts[0]["stopped"],
         "evaluations": there,
         "seconds": None if there is None else round(result.seconds * there / len(result.history), 3),
     }

@@ -16,12 +16,10 @@ from torch import nn
 from formulas.rows import entries, rand, randn, rows
 from gilearn import federated
 from gilearn.attacks import labels
-from gilearn.attacks.iteration.initialization import Gaussian
-from gilearn.attacks.labels.base import as_factor
 from gilearn.attacks.labels.batch import ILRG, LLG, LLGPlus, LLGStar, RowMinimum, counts_system, labels_of, rounded
 
-MODULES = [f"gilearn.attacks.labels.{name}" for name in ("base", "batch", "bag_of_words", "single")]
-NO_FORMULA = {"LabelFactor", "LabelRule"}
+MODULES = [f"gilearn.attacks.labels.{name}" for name in ("batch", "bag_of_words", "single")]
+NO_FORMULA = set()
 
 
 @dataclass(frozen=True)
@@ -68,33 +66,6 @@ def observed(shared):
 
 def compute(rule, shared):
     return rule(observed(shared))
-
-
-def factor(joint, shared, seed):
-    """Return the variables that the labels' factor begins with, and the targets that it decodes them to."""
-    built = joint.build(observed(shared))
-    variables = built.begin(observed(shared), None, torch.Generator().manual_seed(seed))
-    built.project(variables)
-    return [list(variables.values()), built.decode(variables)["targets"]]
-
-
-def made_factor(function, shared, seed):
-    return factor(function(labels.Declared(), observed(shared)), shared, seed)
-
-
-def logits(shared, seed, *, by=0.0, times=1.0):
-    """Return drawn logits, and their softmax."""
-    drawn = by + times * randn(shared.batch_size, shared.classes, generator=torch.Generator().manual_seed(seed))
-    shares = [[math.exp(value) / sum(map(math.exp, row)) for value in row] for row in drawn.tolist()]
-    return [[drawn], torch.tensor(shares, dtype=torch.float64)]
-
-
-def fixed(shared, seed):
-    return [[], torch.tensor(shared.truth)]
-
-
-def with_seed(case, generator):
-    return *case(generator), int(torch.randint(99, (), generator=generator))
 
 
 def ints(numbers):
@@ -319,21 +290,6 @@ ROWS = [
     *rows(compute, REPEATS + FEW + ANYTHING, [(ILRG(), ilrg), (counts_system, system)]),
     *rows(compute, FEW, [(labels.RLG(), bag), (labels.RLG(tolerance=1e-9), bag)]),
     *rows(
-        factor,
-        [partial(with_seed, case) for case in REPEATS],
-        [
-            (labels.Joint(), logits),
-            (labels.Joint(initialization=Gaussian(mean=0.5, std=2.0)), partial(logits, by=0.5, times=2.0)),
-            (labels.Declared(), fixed),
-        ],
-    ),
-    *rows(
-        lambda _, *arguments: factor(labels.Fixed(torch.tensor(arguments[0].truth, dtype=torch.int32)), *arguments),
-        [partial(with_seed, REPEATS[0])],
-        [(labels.Fixed, fixed)],
-    ),
-    *rows(made_factor, [partial(with_seed, REPEATS[0])], [(as_factor, fixed)]),
-    *rows(
         lambda function, counts, total: function(torch.tensor(counts, dtype=torch.float64), total).tolist(),
         [
             lambda generator: (rand(5, generator=generator).tolist(), 7),
@@ -356,11 +312,6 @@ def refused(rule, case, **changes):
     compute(rule, replace(shared, **changes))
 
 
-def refused_as_factor(given, case=None):
-    (shared,) = (case or FEW[0])(torch.Generator().manual_seed(0))
-    as_factor(given, observed(shared))
-
-
 def without(case, *gone, value=None):
     """Share no gradient of these parameters, or this one."""
 
@@ -376,46 +327,7 @@ def without(case, *gone, value=None):
 
 ONE, TWO, LOGIT = SINGLE[0], partial(client, nn.Tanh(), 4, 2, 1, bias=False), SINGLE[5]
 WITHHELD = "^seen: the weight gradient of the last layer is withheld, and"
-WHOLE = torch.tensor([0, 1, 2, 3])
 REFUSALS = [
-    (lambda: refused_as_factor(labels.IDLG), "^labels: got the class IDLG, wanted a value: IDLG()"),
-    (lambda: refused_as_factor(3), r"^labels: got 3, wanted a rule, Joint\(\), Fixed\(labels\) or a function"),
-    (lambda: refused_as_factor(labels.Fixed([0, 1, 2, 3])), "^labels: got a list, wanted a tensor"),
-    (
-        lambda: refused_as_factor(labels.Fixed(WHOLE[1:])),
-        r"^labels: got torch.int64 of shape \(3,\), wanted one for each",
-    ),
-    (lambda: refused_as_factor(labels.Fixed(WHOLE[0])), r"^labels: got torch.int64 of shape \(\), wanted one for each"),
-    (
-        lambda: refused_as_factor(labels.Fixed(WHOLE > 1)),
-        r"^labels: got torch.bool of shape \(4,\), wanted one for each",
-    ),
-    (lambda: refused_as_factor(labels.Fixed(WHOLE + 6)), r"^labels: got \[6, 7, 8, 9\], wanted labels from 0 to 8"),
-    (lambda: refused_as_factor(labels.Fixed(WHOLE - 1)), r"^labels: got \[-1, 0, 1, 2\], wanted labels from 0 to 8"),
-    (
-        lambda: refused_as_factor(labels.Fixed(WHOLE.double())),
-        r"^labels: got torch.float64 of shape \(4,\), wanted labels",
-    ),
-    (
-        lambda: refused_as_factor(labels.Fixed(torch.ones(4, 8))),
-        r"^labels: got torch.float32 of shape \(4, 8\), wanted",
-    ),
-    (
-        lambda: refused_as_factor(labels.Fixed(torch.ones(3, 9))),
-        r"^labels: got torch.float32 of shape \(3, 9\), wanted",
-    ),
-    (
-        lambda: refused_as_factor(labels.Fixed(-torch.ones(4, 9))),
-        "^labels: got probabilities that are negative, NaN or",
-    ),
-    (
-        lambda: refused_as_factor(labels.Fixed(torch.full((4, 9), torch.inf))),
-        "^labels: got probabilities that are nega",
-    ),
-    (
-        lambda: refused_as_factor(labels.Joint(), LOGIT),
-        r"^labels: Joint\(\) needs the loss cross_entropy, the observation has",
-    ),
     (lambda: refused(labels.IDLG(), FEW[0]), "^seen: got a batch of 4; iDLG's rule is for one example"),
     (lambda: refused(labels.IDLG(), without(ONE, 2)), f"{WITHHELD} iDLG's rule reads it"),
     (lambda: refused(labels.IDLG(), TWO), "^seen: 2 classes fit iDLG's rule, wanted one"),

@@ -9,7 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from formulas import defenses, distances, heads, initialization, labels, metrics, optimizers, regularizers
+from formulas import (
+    defenses,
+    distances,
+    heads,
+    initialization,
+    label_factors,
+    labels,
+    metrics,
+    optimizers,
+    regularizers,
+)
 from formulas.rows import assert_same
 from gilearn import federated
 from gilearn.attacks.iteration.initialization import FromImage
@@ -17,7 +27,7 @@ from gilearn.attacks.iteration.matching import GradientMatching
 from gilearn.attacks.iteration.optimizers import Adam
 from gilearn.attacks.labels import Declared
 
-TABLES = [defenses, distances, heads, initialization, labels, metrics, optimizers, regularizers]
+TABLES = [defenses, distances, heads, initialization, label_factors, labels, metrics, optimizers, regularizers]
 
 
 def table_of(name):

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from gilearn.attacks.iteration.content import Content
+from gilearn.content import Content
 from gilearn.values import Value
 
 

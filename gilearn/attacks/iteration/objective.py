@@ -51,10 +51,11 @@ class _Functional:
         self.given = [k for k in range(len(flat[0])) if k not in self.searched]
         self.shared = {k for k in self.given if all(tensors[k] is flat[0][k] for tensors in flat)}
         self.many = len(arguments) > 1
+        form = {name: len(value) if isinstance(value, tuple) else None for name, value in arguments[0].items()}
 
         def one(searched: tuple[Tensor, ...], given: tuple[Tensor, ...]) -> Tensor:
             ordered = dict(zip([*self.searched, *self.given], [*searched, *given], strict=True))
-            return distance(seen.simulate(**_filled(arguments[0], ordered), functional=True), seen.shared)
+            return distance(seen.simulate(**_filled(form, ordered), functional=True), seen.shared)
 
         each = torch.func.grad_and_value(one)
         if self.many:
@@ -104,7 +105,7 @@ def _checked(each: Callable[..., Any], *given: tuple[Tensor, ...]) -> Callable[.
     """Return the compiled function if it computes at the start what the plain one does: not all compilers do."""
     from torch._dynamo.exc import TorchDynamoException
 
-    compiled = torch.compile(each, dynamic=False)
+    compiled = torch.compile(each, dynamic=False, fullgraph=True)
     searched, fixed = given
     eps = torch.finfo(searched[0].dtype).eps
     moved = tuple(tensor * (1 + 4 * eps) for tensor in searched)  # how far rounding alone moves the derivatives
@@ -129,10 +130,10 @@ def _flat(arguments: Arguments) -> list[Tensor]:
     return [t for value in arguments.values() for t in (value if isinstance(value, tuple) else (value,))]
 
 
-def _filled(arguments: Arguments, tensors: Mapping[int, Tensor]) -> dict[str, Any]:
-    """Return arguments of the same form, with these tensors in their places."""
+def _filled(form: Mapping[str, int | None], tensors: Mapping[int, Tensor]) -> dict[str, Any]:
+    """Return arguments with these tensors in their places: one by name, or so many."""
     places = iter(range(len(tensors)))
     return {
-        name: tuple(tensors[next(places)] for _ in value) if isinstance(value, tuple) else tensors[next(places)]
-        for name, value in arguments.items()
+        name: tensors[next(places)] if number is None else tuple(tensors[next(places)] for _ in range(number))
+        for name, number in form.items()
     }

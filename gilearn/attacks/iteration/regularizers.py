@@ -61,7 +61,7 @@ class Candidates:
             for inputs, masks in zip(self.inputs, self.masks or [None] * len(self.inputs), strict=True):
                 with recorded_statistics(self.seen.network) as statistics, self._explicit(masks):
                     logits = self.seen.network(inputs)
-                self._passes.append((logits, statistics))
+                self._passes.append((logits, [found for _, found in statistics]))
         return self._passes
 
     def _explicit(self, masks: Sequence[Tensor] | None) -> AbstractContextManager[object]:
@@ -256,7 +256,7 @@ class GroupConsistency(Weighted):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelConsistency(Weighted):
-    """How far the model's prediction for the guess is from its label: CPL's.
+    """How far the model's prediction for a candidate is from its label: CPL's.
 
     The label is the extracted or optimized one. The released code compares with the model's output for the private
     input, which no server has.

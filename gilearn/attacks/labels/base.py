@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from gilearn.attacks.labels.head import traced
+from gilearn.content import Content
 from gilearn.federated import Observation, Observed
 from gilearn.federated.checks import check_targets
 from gilearn.values import Value
@@ -64,8 +65,8 @@ class Declared(LabelRule):
         return labels
 
 
-@dataclass(frozen=True, eq=False)
-class Fixed(Value):
+@dataclass(frozen=True, eq=False, repr=False)
+class Fixed(Content):
     """Labels that are given, whoever found them, and not searched.
 
     Args:
@@ -75,7 +76,7 @@ class Fixed(Value):
     Chapter: anatomy.
     """
 
-    targets: Tensor = field(repr=False)
+    targets: Tensor
 
     def build(self, seen: Observed) -> Fixed:
         """Return them where the observation is: labels int64, probabilities of the model's type.

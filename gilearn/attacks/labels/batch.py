@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gilearn.attacks.labels.base import LabelRule
 from gilearn.attacks.labels.head import as_inputs, examples, last_layer_gradient, last_linear
+from gilearn.content import Content
 from gilearn.federated import Observation
 from gilearn.federated.explicit import Explicit
 from gilearn.hooks import recorded_inputs
@@ -124,8 +125,8 @@ class LLGStar(LLG):
         return torch.rand(seen.batch_size, *seen.input_shape, generator=generator, dtype=torch.float64)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LLGPlus(LLGStar):
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class LLGPlus(Content, LLGStar):
     """LLG with a white box and labelled data of the client's kind: batches of one class each, drawn with replacement.
 
     Args:
@@ -138,8 +139,8 @@ class LLGPlus(LLGStar):
     Chapter: labels-batch. Source: wainakh2021 (LLG+).
     """
 
-    examples: Tensor = field(repr=False)
-    labels: Tensor = field(repr=False)
+    examples: Tensor
+    labels: Tensor
 
     def __post_init__(self) -> None:
         super().__post_init__()

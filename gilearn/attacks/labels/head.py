@@ -48,7 +48,7 @@ def last_linear(seen: Observation) -> nn.Linear:
     Raises:
         ValueError: There is no fully connected one with as many outputs as the loss wants, or its weight is used
             elsewhere too: then the gradient is a sum over both uses, and says nothing certain of either. Or ``seen`` is
-            more than one observation.
+            a pool of several observations.
     """
     if not hasattr(seen, "gradient_of"):
         raise ValueError(f"seen: got a {type(seen).__name__}; a label rule reads one observation, or an aggregate")

@@ -22,6 +22,7 @@ INVERTIBLE = (
 """The elementwise layers with an inverse (with restrictions that ``chain.links`` checks)."""
 
 _EDGE = 1e-12  # how close to its bounds a saturated activation's value is taken to be
+_LOST = 0.01  # a share of values out of bounds that is no rounding: then their signs are taken as they are
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772  # of PyTorch
 
 
@@ -59,8 +60,10 @@ def walk_back(link: Link, value: Tensor, delta: Tensor, known: Tensor | None = N
     beyond = visible - visible.clamp(low, high)
     violation = float(beyond.norm() / visible.norm()) if float(beyond.norm()) else 0.0
     if is_relu(module):
-        # No output is negative: the lowest value found shows how far zeros are from zero.
-        noise = max(3 * float(beyond.abs().max()), _EDGE * float(value.abs().max())) if len(beyond) else 0.0
+        # No output is negative, so the lowest value found shows how far from zero zeros are, unless the layer was lost.
+        noise = _EDGE * float(value.abs().max())
+        if 0 < violation < _LOST:
+            noise = max(noise, 3 * float(beyond.abs().max()))
         active = value > noise if known is None else (value > noise) & known
         return WalkedBack(value * active, delta * active, active, 0, violation)
     near = unit * link.precision**0.5

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gilearn.attacks.recursion.activations import INVERTIBLE
-from gilearn.federated import Observation
+from gilearn.federated import Observation, Observed
 from gilearn.linear import float64, float64_device
 from gilearn.models import unwrapped
 
@@ -45,8 +45,8 @@ def links(seen: Observation) -> list[Link]:
 
     Raises:
         ValueError: A layer cannot be walked back (pooling, a shortcut, batch normalization in train mode, an activation
-            without inverse), the batch mixes where it must not, or the gradient is of more than one step. The message
-            names the layer and what would work.
+            without inverse) or is used twice, the batch mixes where it must not, or the gradient is of more than one
+            step. The message names the layer and what would work.
     """
     if seen.local is not None and seen.local.steps > 1:
         raise ValueError(
@@ -59,6 +59,8 @@ def links(seen: Observation) -> list[Link]:
     value = torch.zeros(1, *seen.input_shape, dtype=torch.float64, device=double.device)
     for name, module in _leaves(network, "" if network is double.model else "model"):
         _refuse(name, module, seen.batch_size)
+        if any(module is earlier.module and earlier.solves for earlier in found):
+            raise ValueError(f"seen: layer {name!r} is used twice: its gradient is the sum over its uses")
         if hasattr(module, "inplace"):
             module.inplace = False  # type: ignore[assignment]  # the walk needs what is there before
         found.append(
@@ -79,6 +81,17 @@ def links(seen: Observation) -> list[Link]:
     return found
 
 
+def one_client(seen: Observed) -> Observation:
+    """Return the observation, if it is one whose gradient can be read parameter by parameter.
+
+    Raises:
+        ValueError: It is several of one pool.
+    """
+    if not isinstance(seen, Observation):
+        raise ValueError(f"seen: got {type(seen).__name__}, wanted an Observation; a recursion reads one gradient")
+    return seen
+
+
 def in_float64(seen: Observation) -> Observation:
     """Return a copy of the observation in float64, on its device, or on the CPU where the device has no such type."""
     return seen.to(device=float64_device(seen.device)).to(dtype=torch.float64)
@@ -97,7 +110,8 @@ def _gradient(double: Observation, module: nn.Module, name: str) -> Tensor | Non
 
 def _leaves(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
     if isinstance(module, nn.Sequential):
-        for part, child in module.named_children():
+        for part, child in module._modules.items():  # named_children leaves out a module's second use
+            assert child is not None
             yield from _leaves(child, f"{name}.{part}".lstrip("."))
     else:
         yield name, module

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from gilearn.attacks.base import Reconstruction
 from gilearn.attacks.recursion.activations import is_relu, walk_back
-from gilearn.attacks.recursion.chain import Link
+from gilearn.attacks.recursion.chain import Link, one_client
 from gilearn.attacks.recursion.reports import LayerReport
 from gilearn.attacks.recursion.rgap import Recursion, State, recur, system_of
-from gilearn.federated import Observation
+from gilearn.federated import Observed
 from gilearn.linear import GRAM_TOLERANCE, RANK_TOLERANCE, ConvSystem, least_squares, rank_and_condition
 
 
@@ -49,14 +49,14 @@ class PullBack(Recursion):
                 raise ValueError(f"{name}: got {getattr(self, name)}, wanted at least 1")
 
     def reconstruct(
-        self, seen: Observation, *, seed: int, snapshots: int, progress: bool, time_limit: float | None
+        self, seen: Observed, *, seed: int, snapshots: int, progress: bool, time_limit: float | None
     ) -> Reconstruction:
         """Run the attack; see :meth:`gilearn.attacks.recursion.rgap.Recursion.reconstruct`.
 
         A layer whose open directions were closed, or tried to, has a report with both layers' names; its rank counts
         both layers' constraints, and ``iterations`` are those of Gauss-Newton.
         """
-        return recur(self, seen, self.step)
+        return recur(self, one_client(seen), self.step)
 
     def step(self, chain: list[Link], state: State) -> tuple[State, int]:
         """Go back through the chain's last link, with the help of the convolution before it where it needs one."""

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from gilearn.attacks.base import Attack, Reconstruction
-from gilearn.attacks.recursion.chain import denormalized, in_float64
-from gilearn.federated import Observation
+from gilearn.attacks.recursion.chain import denormalized, in_float64, one_client
+from gilearn.federated import Observation, Observed
 from gilearn.hooks import recorded_inputs
 from gilearn.linear import divide, float64, outer_residual
 from gilearn.models import unwrapped
@@ -50,7 +50,7 @@ class GradientDivision(Attack):
             raise ValueError(f"weight_decay: got {self.weight_decay}, wanted 0 or more")
 
     def reconstruct(
-        self, seen: Observation, *, seed: int, snapshots: int, progress: bool, time_limit: float | None
+        self, seen: Observed, *, seed: int, snapshots: int, progress: bool, time_limit: float | None
     ) -> Reconstruction:
         """Run the attack; it draws nothing and has no steps, so that the options have no effect.
 
@@ -63,7 +63,7 @@ class GradientDivision(Attack):
                 are zero.
         """
         began = time.perf_counter()
-        double = in_float64(seen)
+        double = in_float64(one_client(seen))
         name, layer = _first_layer(double)
         weight, bias = _layer_gradients(double, layer, name)
         weight = weight - self.weight_decay * layer.weight.detach()

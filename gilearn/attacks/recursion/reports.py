@@ -77,6 +77,35 @@ class LayerReport:
         return f"{self.layer}: {', '.join(parts)}"
 
 
+def remarks(reports: Sequence[LayerReport], twins: int) -> list[RecursionWarning]:
+    """Return what speaks against a result: of every layer, and that ``twins`` inputs explain the gradient."""
+    said: list[RecursionWarning] = []
+    for report in reports:
+        where, bound = f"layer {report.layer!r}", "" if report.measured else "at most "
+        if report.deficiency:
+            said.append(
+                RankWarning(
+                    f"{where}: its system has rank {bound}{report.rank} for {report.unknowns} unknowns, "
+                    f"{report.deficiency} directions of its input stay open"
+                )
+            )
+        if report.saturated:
+            said.append(
+                SaturationWarning(
+                    f"{where}: {report.saturated} of the {report.unknowns} values that an activation hands to it lie "
+                    "at its bounds, where less than half of their digits are left"
+                )
+            )
+    if twins:
+        said.append(
+            TwinWarning(
+                f"{twins} inputs in the range of values explain the gradient; the brightest is returned, "
+                "details['twins'] holds them all"
+            )
+        )
+    return said
+
+
 def layer_table(reports: Sequence[LayerReport]) -> pd.DataFrame:
     """Return reports, such as a reconstruction's ``details["layers"]``, as a table with one row per layer, indexed by
     its name.

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from gilearn.attacks.base import Attack, Reconstruction, residual
 from gilearn.attacks.recursion.activations import walk_back
-from gilearn.attacks.recursion.chain import Link, denormalized, in_float64, links
+from gilearn.attacks.recursion.chain import Link, denormalized, in_float64, links, one_client
 from gilearn.attacks.recursion.heads import heads
-from gilearn.attacks.recursion.reports import LayerReport, RankWarning, SaturationWarning, TwinWarning
-from gilearn.federated import Observation
+from gilearn.attacks.recursion.reports import LayerReport, remarks
+from gilearn.attacks.verdict import EXPLAINED, Verdict, judge
+from gilearn.federated import Observation, Observed
 from gilearn.linear import (
     EXACT_RANK_UP_TO,
     ConvSystem,
@@ -93,7 +94,7 @@ class Recursion(Attack):
             raise ValueError(f"iterations: got {self.iterations}, wanted at least 1")
 
     def reconstruct(
-        self, seen: Observation, *, seed: int, snapshots: int, progress: bool, time_limit: float | None
+        self, seen: Observed, *, seed: int, snapshots: int, progress: bool, time_limit: float | None
     ) -> Reconstruction:
         """Run the attack; it draws nothing and has no steps, so that the options have no effect.
 
@@ -113,7 +114,7 @@ class Recursion(Attack):
             SaturationWarning: An activation's outputs lie at its bounds.
             TwinWarning: Several inputs in range explain the gradient.
         """
-        return recur(self, seen, self.step)
+        return recur(self, one_client(seen), self.step)
 
     def step(self, chain: list[Link], state: State) -> tuple[State, int]:
         """Go back through the chain's last link."""
@@ -166,13 +167,19 @@ def recur(attack: Recursion, seen: Observation, step: Step) -> Reconstruction:
             moved.append((at, state))
         walks = _consistent(moved)
     state, mismatch, twins = _chosen(seen, [state for _, state in walks], attack.value_range)
-    _warn(state, twins)
+    inputs = denormalized(seen, state.value[None])
+    labels = None if state.label is None else torch.tensor([state.label], device=seen.device)
+    said = remarks(state.reports, len(twins))
+    for warning in said:
+        warnings.warn(warning, stacklevel=5)  # the line that calls the attack
+    arguments = None if labels is None else {"inputs": inputs.to(seen.device, seen.dtype), "targets": labels}
     return Reconstruction(
-        inputs=denormalized(seen, state.value[None]),
-        labels=None if state.label is None else torch.tensor([state.label], device=seen.device),
+        inputs=inputs,
+        labels=labels,
         residual=mismatch,
         seconds=time.perf_counter() - began,
         attack=repr(attack),
+        verdict=_verdict(attack, seen, arguments, mismatch, [str(warning) for warning in said]),
         details={
             "layers": state.reports,
             "branch": state.branch,
@@ -286,7 +293,7 @@ def _chosen(
         for _, _, other in twins[1:]
         if outside(other) == 0 and float((other - inputs).norm()) > _SAME * float(inputs.norm())
     ]
-    undecided = others and outside(inputs) == 0 and best < _EXPLAINED
+    undecided = others and outside(inputs) == 0 and best < EXPLAINED
     return state, score, (inputs, *others) if undecided else ()
 
 
@@ -297,37 +304,17 @@ def _mismatch(double: Observation, state: State) -> float:
     return residual(double, inputs, torch.tensor([state.label], device=double.device))
 
 
-def _warn(state: State, twins: tuple[Tensor, ...]) -> None:
-    said: list[Warning] = []
-    for report in state.reports:
-        if report.deficiency:
-            bound = "" if report.measured else "at most "
-            said.append(
-                RankWarning(
-                    f"layer {report.layer!r}: its system has rank {bound}{report.rank} for {report.unknowns} unknowns, "
-                    f"{report.deficiency} directions of its input stay open"
-                )
-            )
-        if report.saturated:
-            said.append(
-                SaturationWarning(
-                    f"layer {report.layer!r}: {report.saturated} of the {report.unknowns} values that an activation "
-                    "hands to it lie at its bounds, where less than half of their digits are left"
-                )
-            )
-    if twins:
-        said.append(
-            TwinWarning(
-                f"{len(twins)} inputs in the range of values explain the gradient; the brightest is returned, "
-                "details['twins'] holds them all"
-            )
-        )
-    for warning in said:
-        warnings.warn(warning, stacklevel=5)  # the line that calls the attack
+def _verdict(
+    attack: Attack, seen: Observation, arguments: dict[str, Tensor] | None, mismatch: float, said: list[str]
+) -> Verdict:
+    """Return the verdict on the mismatch, with what the walk knows beside it."""
+    verdict = judge(attack, seen, arguments=arguments, residual=mismatch, restarts=())
+    if verdict.explained:
+        return dataclasses.replace(verdict, reason=" ".join([verdict.reason, *(f"But {remark}." for remark in said)]))
+    return dataclasses.replace(verdict, causes=(*(f"{remark}." for remark in said), *verdict.causes))
 
 
 _SAME = 1e-6  # inputs that differ by less, relatively, are one
-_EXPLAINED = 1e-3  # a mismatch below this is rounding, also of float32 gradients
 
 
 RGAP = Recursion()

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from gilearn.attacks.base import Attack, Reconstruction
-from gilearn.attacks.recursion.chain import denormalized
-from gilearn.federated import Observation
+from gilearn.attacks.recursion.chain import denormalized, one_client
+from gilearn.federated import Observed
 from gilearn.linear import ConvSystem, divide, float64, outer_residual
 from gilearn.models import unwrapped
 
@@ -32,7 +32,7 @@ class SPN(Attack):
     """
 
     def reconstruct(
-        self, seen: Observation, *, seed: int, snapshots: int, progress: bool, time_limit: float | None
+        self, seen: Observed, *, seed: int, snapshots: int, progress: bool, time_limit: float | None
     ) -> Reconstruction:
         """Run the attack; it draws nothing and has no steps, so that the options have no effect.
 
@@ -45,6 +45,7 @@ class SPN(Attack):
                 was withheld, or all its bias gradients are zero.
         """
         began = time.perf_counter()
+        seen = one_client(seen)
         model, _, _ = unwrapped(seen.model)
         layer = next(module for module in model.modules() if next(module.parameters(recurse=False), None) is not None)
         if not isinstance(layer, (nn.Conv2d, nn.Linear)):

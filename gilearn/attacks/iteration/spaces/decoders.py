@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gilearn.attacks.iteration.content import Content
 from gilearn.attacks.iteration.initialization import Initialization
 from gilearn.attacks.iteration.spaces.base import Bounds, Factor, Space, check_bounds
+from gilearn.content import Content
 from gilearn.federated import Observed
 
 
@@ -28,7 +28,7 @@ class Latent(Content, Space):
     Raises:
         ValueError: The bounds cross. When built: the generator's outputs are no inputs, or it draws random numbers.
 
-    Variables: ``latent`` (batch, *shape). Chapter: generative. Source: jeon2021, first phase.
+    Variables: ``latent`` (batch, *shape). Chapter: generative-priors. Source: jeon2021, first phase.
     """
 
     generator: nn.Module
@@ -74,7 +74,7 @@ class Weights(Content, Space):
         ValueError: When built: the generator's outputs are no inputs, it draws random numbers, or nothing of it can be
             redrawn.
 
-    Variables: ``weights.`` and the parameter's name, one each. Chapter: generative. Source: ulyanov2018; jeon2021.
+    Variables: ``weights.`` and the parameter's name, one each. Chapter: generative-priors. Source: ulyanov2018; jeon2021.
     """
 
     generator: nn.Module
@@ -127,8 +127,8 @@ def _copied(generator: nn.Module, seen: Observed) -> nn.Module:
 def _check_generator(generator: nn.Module, latent: Tensor, seen: Observed) -> None:
     before, wanted = torch.get_rng_state(), (seen.batch_size, *seen.input_shape)
     with torch.random.fork_rng(devices=[]):
-        try:
-            shape = tuple(copy.deepcopy(generator)(latent).shape)
+        try:  # on the CPU, whose generator tells
+            shape = tuple(copy.deepcopy(generator).cpu()(latent.cpu()).shape)
         except RuntimeError as error:
             raise ValueError(f"generator: it does not take latents of shape {tuple(latent.shape)} ({error})") from error
         drew = not torch.equal(before, torch.get_rng_state())

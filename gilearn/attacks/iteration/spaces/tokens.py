@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gilearn.attacks.iteration.content import Content
 from gilearn.attacks.iteration.initialization import Initialization
 from gilearn.attacks.iteration.spaces.base import Factor, Space
+from gilearn.content import Content
 from gilearn.federated import Observed
 
 
@@ -27,7 +27,7 @@ class Embeddings(Space):
         ValueError: When built: there is no such layer, or more than one and none is named.
 
     Variables: ``embeddings`` (batch, length, width). The result's ``details["tokens"]`` (batch, length) are the words
-    next to them. Chapter: text. Source: deng2021.
+    next to them. Chapter: transformers-text. Source: deng2021.
     """
 
     layer: str | None = None
@@ -64,7 +64,7 @@ class SoftTokens(Space):
         ValueError: As :class:`Embeddings`.
 
     Variables: ``token_logits`` (batch, length, vocabulary). The result's ``details["tokens"]`` (batch, length) are the
-    most probable words. Chapter: text.
+    most probable words. Chapter: transformers-text.
     """
 
     layer: str | None = None
