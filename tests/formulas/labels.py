@@ -205,7 +205,10 @@ ROWS = [
             *rows(
                 adapter,
                 [*REPEATS, *SEQUENCES, *DROPPED],
-                [(LLGStar(rounds=2, seed=4), partial(reference, rounds=2, seed=4, **RANDOM))],
+                [
+                    (LLGStar(rounds=2, seed=4), partial(reference, rounds=2, seed=4, **RANDOM)),
+                    (LLGStar(rounds=1), partial(reference, rounds=1, seed=0, **RANDOM)),
+                ],
                 rtol=1e-6,
             ),
             *rows(
