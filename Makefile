@@ -11,7 +11,7 @@ export PYTHONHASHSEED := 0
 # Tests and notebooks run as many processes of one thread each: small networks gain nothing from a second thread.
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 8 ? n : 8)))
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
-PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -p tools.slowest -n $(JOBS) --dist loadfile --durations=10
+PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -p tools.slowest -n $(JOBS) --durations=10
 
 .DEFAULT_GOAL := help
 .PHONY: help book test test-package test-notebooks test-site lab notebooks bench mutants lint lock clean
@@ -25,12 +25,12 @@ book: $(INSTALLED) ## Build the site in _build/html and print its path
 test: test-package test-notebooks ## Run the unit tests and every notebook (JOBS=processes)
 
 test-package: $(INSTALLED)
-	$(PYTEST) tests
+	$(PYTEST) --dist worksteal tests
 
 # Longest notebook first, so that no process is left alone with it; the limit of a cell is for one that hangs.
 test-notebooks: $(INSTALLED)
-	GILEARN_STATIC=1 $(PYTEST) --no-loadscope-reorder --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
-		$$($(BIN)/python tools/notebooks.py --list)
+	notebooks=$$($(BIN)/python tools/notebooks.py --list) && GILEARN_STATIC=1 $(PYTEST) --dist loadfile \
+		--no-loadscope-reorder --nbval-lax --nbval-current-env --nbval-cell-timeout=900 $$notebooks
 
 test-site: $(INSTALLED) ## Scan the built site and drive it in Chromium (CHROMIUM=path)
 	$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[browser]'

@@ -21,6 +21,7 @@ from gilearn.attacks.recursion import (
     PullBack,
     RankWarning,
     Recursion,
+    RecursionWarning,
 )
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "RankWarning",
     "Reconstruction",
     "Recursion",
+    "RecursionWarning",
     "distances",
     "iDLG",
     "initialization",

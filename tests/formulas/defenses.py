@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -38,6 +40,16 @@ def shared(defense, gradients, seed):
 
 def per_example(defense, gradients, seed):
     return list(defense.examples(tuple(gradients), client(seed)))
+
+
+def publicly(defense, gradients, seed):
+    """Share other gradients as an attacker imagines it, who saw these being shared and knows the public part."""
+    public = defense.public(SimpleNamespace(shared=defense.shared(tuple(gradients), client(seed))))
+    return list(public.shared(tuple(others(gradients)), replace(client(seed), generator=None)))
+
+
+def others(gradients):
+    return [None if g is None else g + 0.7 for g in gradients]
 
 
 def mapped(change, gradient):
@@ -89,6 +101,12 @@ def what_is_left(gradients, seed):
     return [gradients[0] * MASK, gradients[1], None]
 
 
+def left_of_others(gradients, seed, **options):
+    """Multiply other gradients by the mask of what was not pruned."""
+    kept = pruned(gradients, seed, **options)
+    return [None if g is None else g * (mask != 0) for g, mask in zip(others(gradients), kept, strict=True)]
+
+
 def draw(shapes, generator, *, missing=()):
     gradients = [None if k in missing else randn(*shape, generator=generator) for k, shape in enumerate(shapes)]
     return gradients, int(torch.randint(99, (), generator=generator))
@@ -120,6 +138,14 @@ def polarized_loss(defense, head, model, x, y):
         cross_entropy.append(features[0].exp().sum().log() - features[0, label])
     share = defense.share
     return share * sum(cross_entropy) / len(cross_entropy) + (1 - share) * sum(hinges) / len(hinges)
+
+
+def in_single(defense, model, x, y):
+    """Return the loss of a client whose network is in single precision; the head stays what it is."""
+    loss = polarized(defense, model.float(), x.float(), y)
+    assert loss.dtype == torch.float32
+    assert defense.head.weight.dtype == torch.float64
+    return loss
 
 
 def trained(defense, model, x, y, **options):
@@ -173,6 +199,7 @@ GRADIENTS = [
     partial(draw, [(1, 7), (3, 3), (5,)], missing=(0,)),
 ]
 EXAMPLES = [partial(draw, [(5, 3, 2), (5, 3)]), partial(draw, [(3, 2, 2, 2, 2), (3, 2), (3, 4)], missing=(1,))]
+MASKED = [partial(draw, [(2, 3), (4,), (2,)], missing=(2,))]
 MASK = torch.tensor([[True, False, True], [False, False, True]])
 BATCHES = [partial(batch, 1), partial(batch, 5)]
 PRIVATE = [head(6, 12), head(16, 12)]
@@ -202,10 +229,20 @@ ROWS = [
     *rows(
         per_example, EXAMPLES, [(ExampleClipping(norm=norm), partial(each_clipped, norm=norm)) for norm in (2.5, 99.0)]
     ),
+    *rows(shared, MASKED, [(Mask(masks=(MASK, None, MASK)), what_is_left)]),
+    *rows(publicly, MASKED, [(Mask(masks=(MASK, None, MASK)), lambda *one: what_is_left(others(one[0]), one[1]))]),
     *rows(
-        shared, [partial(draw, [(2, 3), (4,), (2,)], missing=(2,))], [(Mask(masks=(MASK, None, MASK)), what_is_left)]
+        publicly,
+        GRADIENTS,
+        [
+            (GaussianNoise(std=0.3), lambda gradients, seed: others(gradients)),
+            (LaplaceNoise(scale=0.7), lambda gradients, seed: others(gradients)),
+            (BatchClipping(norm=0.5), lambda gradients, seed: clipped(others(gradients), seed, norm=0.5)),
+            (Pruning(share=0.6), partial(left_of_others, share=0.6, together=False)),
+        ],
     ),
     *rows(polarized, BATCHES, [(value, partial(polarized_loss, value, value.head)) for value in SETTINGS]),
+    *rows(in_single, BATCHES, [(SETTINGS[1], partial(polarized_loss, SETTINGS[1], PRIVATE[0]))], rtol=1e-5),
     *(
         Row(UNTRAINED, partial(trained, **options), partial(trained_by_hand, UNTRAINED, **options), BATCHES[1:], 1e-4)
         for options in (SHORT, {"steps": 1}, {"steps": 0})

@@ -103,10 +103,12 @@ CASES = [
 ONE_ENTRY = [partial(gradients, [(3, 2), (1,)], apart=0.3)]
 
 
-def zeros(generator):
-    return [torch.zeros(3, dtype=torch.float64)], [randn(3, generator=generator)]
+def zeros(simulated, shared, generator):
+    """Draw two gradients of which one, or both, are zero."""
+    return tuple([factor * randn(3, generator=generator)] for factor in (simulated, shared))
 
 
+ZEROS = [partial(zeros, *factors) for factors in ((0, 1), (1, 0), (0, 0))]
 ROWS = [
     *rows(
         compute,
@@ -133,10 +135,14 @@ ROWS = [
             (GaussianKernel(width=2.0, floor=0.7), partial(kernel, width=2.0, reduction="mean", floor=0.7)),
         ],
     ),
-    *rows(compute, [zeros], [(Cosine(), cosine), (LayerwiseCosine(), layerwise_cosine)]),
+    *rows(compute, ZEROS, [(Cosine(), cosine), (LayerwiseCosine(), layerwise_cosine)]),
 ]
 REFUSALS = [
     (lambda: Euclidean()([torch.ones(2)], [torch.ones(2), None]), "zip"),
+    (
+        lambda: Manhattan()([None], [torch.ones(2)]),
+        "^terms: got none, wanted at least one .have the two gradients no tensor",
+    ),
     (lambda: Masked()([torch.ones(2)], [torch.ones(2), None]), "zip"),
     (lambda: GaussianKernel(width=0.0), "width: got 0.0, wanted a positive number"),
     (lambda: GaussianKernel(floor=-1.0), "floor: got -1.0, wanted a positive number"),

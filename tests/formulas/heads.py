@@ -92,6 +92,8 @@ def cross_entropy(weight, gradient, bias, *, batch_size=1, label=None):
     for sign in (1, -1):
         u, v = sign * columns[:, 0], sign * rows_[0]
         y = int(u.argmin())
+        if u[y] >= 0:
+            continue
 
         def gap(log_norm, u=u, v=v, y=y):
             norm = math.exp(log_norm)
@@ -134,6 +136,12 @@ def one_logit(inputs, sure, generator, *, bias=False, label=1):
     return weight, delta * features[None], torch.tensor([delta], dtype=torch.float64) if bias else None
 
 
+def one_signed(sign, generator):
+    """Draw a gradient whose rows all point the same way, which no softmax has: one sign explains nothing."""
+    weight = randn(3, 4, generator=generator)
+    return weight, sign * rand(3, 1, generator=generator) * rand(1, 4, generator=generator), None
+
+
 def disturbed(generator):
     """Draw a gradient whose product with the weights is below what any logit gives."""
     weight, _, _ = one_logit(4, 1.0, generator)
@@ -150,6 +158,8 @@ SOFT = [
     partial(last_layer, 4, 1),
     partial(last_layer, 5, 6, noise=1e-3),
     partial(last_layer, 10, 4, spread=0.3),
+    partial(one_signed, 1),
+    partial(one_signed, -1),
 ]
 MANY = [partial(last_layer, 4, 6, number=3)]
 WITH_BIAS = [partial(last_layer, 3, 4, bias=True), partial(last_layer, 6, 2, bias=True, noise=0.01)]

@@ -96,6 +96,6 @@ REFUSALS = [
     (lambda: Constant(value=(0.1,))((4,), torch.Generator()), "value: got 1 values, wanted one per channel"),
     (
         lambda: FromImage(picture=PICTURES[1])((2, 1, 5, 8), torch.Generator()),
-        r"picture: got shape \(3, 5, 8\), wanted",
+        r"picture: got shape \(3, 5, 8\), wanted \(1, 5, 8\) or \(2, 1, 5, 8\)",
     ),
 ]

@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from formulas.labels import FEW, REPEATS, SINGLE, observed
+from formulas.label_clients import FEW, REPEATS, SEQUENCES, SINGLE, observed
 from formulas.rows import randn, rows
 from gilearn.attacks import labels
 from gilearn.attacks.iteration.initialization import Gaussian
@@ -25,15 +25,24 @@ def factor(joint, shared, seed):
     return [list(variables.values()), built.decode(variables)["targets"]]
 
 
+def single(joint, shared, seed):
+    """Return the same for a network in single precision."""
+    seen = observed(shared).to(dtype=torch.float32)
+    variables = joint.build(seen).begin(seen, None, torch.Generator().manual_seed(seed))
+    assert variables["logits"].dtype == torch.float32
+    return [list(variables.values()), joint.decode(variables)["targets"]]
+
+
 def made_factor(function, shared, seed):
     return factor(function(labels.Declared(), observed(shared)), shared, seed)
 
 
 def logits(shared, seed, *, by=0.0, times=1.0):
     """Return drawn logits, and their softmax."""
-    drawn = by + times * randn(shared.batch_size, shared.classes, generator=torch.Generator().manual_seed(seed))
-    shares = [[math.exp(value) / sum(map(math.exp, row)) for value in row] for row in drawn.tolist()]
-    return [[drawn], torch.tensor(shares, dtype=torch.float64)]
+    shape = (shared.batch_size, *shared.input_shape[:-1], shared.classes)
+    drawn = by + times * randn(*shape, generator=torch.Generator().manual_seed(seed))
+    shares = [[math.exp(value) / sum(map(math.exp, row)) for value in row] for row in drawn.flatten(0, -2).tolist()]
+    return [[drawn], torch.tensor(shares, dtype=torch.float64).view(shape)]
 
 
 def fixed(shared, seed):
@@ -47,7 +56,7 @@ def with_seed(case, generator):
 ROWS = [
     *rows(
         factor,
-        [partial(with_seed, case) for case in REPEATS],
+        [partial(with_seed, case) for case in REPEATS + SEQUENCES],
         [
             (labels.Joint(), logits),
             (labels.Joint(initialization=Gaussian(mean=0.5, std=2.0)), partial(logits, by=0.5, times=2.0)),
@@ -59,6 +68,7 @@ ROWS = [
         [partial(with_seed, REPEATS[0])],
         [(labels.Fixed, fixed)],
     ),
+    *rows(single, [partial(with_seed, case) for case in REPEATS], [(labels.Joint(), logits)], rtol=1e-6),
     *rows(made_factor, [partial(with_seed, REPEATS[0])], [(as_factor, fixed)]),
 ]
 

@@ -215,6 +215,10 @@ REFUSALS = [
     (lambda: psnr(X, X, data_range=0.0), "^data_range: got 0.0, wanted a positive number"),
     (lambda: ssim(X, X, data_range=-1.0), "^data_range: got -1.0, wanted a positive number"),
     (lambda: ssim(SMALL, SMALL), r"^reconstruction: got shape \(2, 1, 7, 6\), wanted images of at least 7 by 7"),
+    (
+        lambda: ssim(X[..., :6, :], X[..., :6, :]),
+        r"^reconstruction: got shape \(2, 1, 6, 7\), wanted images of at least",
+    ),
     (lambda: ssim(X[0], X[0]), r"^reconstruction: got shape \(1, 7, 7\), wanted images of at least 7 by 7"),
     (lambda: relative_error(X, 0 * X), "^original: got an all-zero input, for which a relative error means nothing"),
     (lambda: label_accuracy(X[0, 0], torch.tensor([1])), r"^labels: got shapes \(7, 7\) and \(1,\), wanted two lists"),

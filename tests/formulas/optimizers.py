@@ -37,7 +37,7 @@ def warmup_cosine(iterations, *, warmup):
     return rise + [math.cos(math.pi * k / (2 * rest)) ** 2 for k in range(rest)]
 
 
-def walk(optimizer, starts, seed, iterations):
+def walk(optimizer, starts, seed, iterations, *, by_name=False):
     """Return where the optimizer stands after every iteration on sum(1.5 x^2 + sin(2 x) / 2), which is convex."""
     variables = [start.clone().requires_grad_() for start in starts]
     moved_by = optimizer.build(variables, iterations=iterations, generator=torch.Generator().manual_seed(seed))
@@ -49,7 +49,7 @@ def walk(optimizer, starts, seed, iterations):
 
     visited = []
     for _ in range(iterations):
-        moved_by.step(closure)
+        moved_by.step(closure=closure) if by_name else moved_by.step(closure)
         visited.append([variable.detach().clone() for variable in variables])
     return visited
 
@@ -190,10 +190,19 @@ ROWS = [
                 partial(lbfgs, lr=0.3, inner=5, history=2),
             ),
             (LBFGS(max_iter=4, line_search_fn=None), partial(lbfgs, inner=4)),
+            (LBFGS(max_iter=1, history_size=1, patience=0, line_search_fn=None), partial(lbfgs, inner=1, history=1)),
             (LBFGS(), partial(torch_s, max_iter=20, history_size=100, line_search_fn="strong_wolfe")),
             (LBFGS(lr=0.2, max_iter=4), partial(torch_s, lr=0.2, max_iter=4, line_search_fn="strong_wolfe")),
         ],
-        rtol=1e-6,
+        rtol=1e-9,
+    ),
+    *rows(
+        partial(walk, by_name=True),
+        CASES,
+        [
+            (Adam(signed=True, patience=0), partial(first_order, rule=adam, signed=True)),
+            (SGD(lr=0.0), partial(first_order, rule=sgd, lr=0.0)),
+        ],
     ),
 ]
 REFUSALS = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -36,23 +36,37 @@ class Client:
     model: nn.Sequential
     inputs: torch.Tensor
     labels: torch.Tensor
+    masks: list[torch.Tensor] | None = None
+    declared_mask: torch.Tensor | None = None
 
 
 def compute(regularizer, client, visited, declare=("batch_norm",)):
     """Return the term of every restart at every iteration; the adapter to the package's regularizers."""
     seen = federated.observe(client.model, client.inputs, client.labels, declare=declare)
+    if client.declared_mask is not None:
+        seen = seen.replace(knowledge={**seen.knowledge, "masks": (client.declared_mask,)})
     term = regularizer.build(seen)
+    masks = None if client.masks is None else [(mask,) for mask in client.masks]
     return [
-        list(term(Candidates(seen=seen, inputs=inputs, targets=targets, iteration=iteration, progress=progress)))
+        list(
+            term(
+                Candidates(
+                    seen=seen, inputs=inputs, targets=targets, iteration=iteration, progress=progress, masks=masks
+                )
+            )
+        )
         for iteration, progress, inputs, targets in visited
     ]
 
 
 def each(term, client, visited, *, weight):
     """Return weight x term(client, inputs, targets) for every restart at every iteration."""
-    return [
-        [weight * term(client, x, y) for x, y in zip(inputs, targets, strict=True)] for _, _, inputs, targets in visited
-    ]
+    values = []
+    for _, _, inputs, targets in visited:
+        masks = client.masks or [client.declared_mask] * len(inputs)
+        own = [replace(client, masks=[mask]) for mask in masks]
+        values.append([weight * term(*one) for one in zip(own, inputs, targets, strict=True)])
+    return values
 
 
 def mean(numbers):
@@ -83,7 +97,7 @@ def norm(client, inputs, targets):
     return math.sqrt(sum(value * value for value in entries(inputs)))
 
 
-def passed(model, inputs):
+def passed(model, inputs, mask=None):
     """Return the logits, and mean and biased variance of every batch normalization's input, layer by layer."""
     statistics, value = [], inputs
     for layer in model:
@@ -101,6 +115,8 @@ def passed(model, inputs):
             value = F.conv2d(value, layer.weight, layer.bias)
         elif isinstance(layer, nn.Linear):
             value = value.flatten(1) @ layer.weight.T + layer.bias
+        elif isinstance(layer, nn.Dropout):
+            value = value if mask is None else value * mask
         elif isinstance(layer, nn.Sigmoid):
             value = 1 / (1 + (-value).exp())
     return value.detach(), statistics
@@ -112,14 +128,14 @@ def batch_norm(client, inputs, targets, *, declared):
     else:
         layers = [layer for layer in client.model if isinstance(layer, nn.BatchNorm2d)]
         wanted = [(entries(layer.running_mean), entries(layer.running_var)) for layer in layers]
-    _, there = passed(client.model, inputs)
+    _, there = passed(client.model, inputs, client.masks[0])
     pairs = [pair for one, other in zip(there, wanted, strict=True) for pair in zip(one, other, strict=True)]
     return sum(math.sqrt(sum((a - b) ** 2 for a, b in zip(one, other, strict=True))) for one, other in pairs)
 
 
 def label(client, inputs, targets):
     value = 0.0
-    for logits, target in zip(passed(client.model, inputs)[0].tolist(), targets, strict=True):
+    for logits, target in zip(passed(client.model, inputs, client.masks[0])[0].tolist(), targets, strict=True):
         wanted = target.tolist() if target.ndim else [float(c == int(target)) for c in range(CLASSES)]
         rest = sum(math.exp(logit) for logit in logits)
         value += sum((math.exp(logit) / rest - share) ** 2 for logit, share in zip(logits, wanted, strict=True))
@@ -204,6 +220,23 @@ def search(mode, restarts, batch, channels, side, generator, *, soft=False, at=(
     return private, visited
 
 
+def dropped(restarts, batch, generator, *, searched, declared):
+    """Return a search of a client that drops features: under masks that are searched, declared or not there at all."""
+    private, visited = search("train", restarts, batch, 1, 5, generator)
+    layers = list(private.model)
+    model = nn.Sequential(*layers[:3], nn.Dropout(0.4), *layers[3:]).train()
+    masks = (rand(restarts + 1, batch, 3, 3, 3, generator=generator) > 0.4) / 0.6
+    return (
+        replace(
+            private,
+            model=model,
+            masks=list(masks[1:]) if searched else None,
+            declared_mask=masks[0] if declared else None,
+        ),
+        visited,
+    )
+
+
 def pictures(restarts, batch, channels, generator):
     return randn(restarts, batch, channels, 6, 9, generator=generator), randn(
         batch, channels, 6, 9, generator=generator
@@ -216,6 +249,10 @@ CASES = [
     partial(search, "train", 2, 2, 3, 5, soft=True),
     partial(search, "eval", 3, 2, 1, 6, at=((0, 0.0), (7, 0.5))),
 ]
+DROPPED = [
+    partial(dropped, 2, 3, searched=searched, declared=declared)
+    for searched, declared in ((True, False), (True, True), (False, True), (False, False))
+]
 WALK = tuple((iteration, iteration / 12) for iteration in range(12))
 GROUPS = [partial(search, "eval", 2, 1, 1, 5, at=WALK), partial(search, "eval", 3, 2, 3, 6, at=WALK)]
 ROWS = [
@@ -223,7 +260,8 @@ ROWS = [
         compute,
         CASES,
         [
-            (TotalVariation(weight=1.0), partial(each, anisotropic, weight=1.0)),
+            (TotalVariation(weight=1.3), partial(each, anisotropic, weight=1.3)),
+            (L2(weight=0.0), partial(each, norm, weight=0.0)),
             (TotalVariation(weight=0.3, isotropic=True), partial(each, isotropic, weight=0.3)),
             (L2(weight=0.7), partial(each, norm, weight=0.7)),
             (BatchNormStatistics(weight=2.0), partial(each, partial(batch_norm, declared=False), weight=2.0)),
@@ -238,12 +276,24 @@ ROWS = [
     ),
     *rows(
         compute,
+        DROPPED,
+        [
+            (BatchNormStatistics(weight=2.0), partial(each, partial(batch_norm, declared=False), weight=2.0)),
+            (LabelConsistency(weight=3.0), partial(each, label, weight=3.0)),
+        ],
+    ),
+    *rows(
+        compute,
         GROUPS,
         [
             (GroupConsistency(weight=1.5), partial(group, weight=1.5)),
             (
                 GroupConsistency(weight=0.5, register=True, after=0.5, every=2),
                 partial(group, weight=0.5, register=True, after=0.5, every=2),
+            ),
+            (
+                GroupConsistency(weight=0.5, register=True, after=1.0, every=1),
+                partial(group, weight=0.5, register=True, after=1.0, every=1),
             ),
             (
                 GroupConsistency(weight=0.5, register=True, after=0.0, every=5),

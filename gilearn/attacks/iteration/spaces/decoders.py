@@ -74,7 +74,8 @@ class Weights(Content, Space):
         ValueError: When built: the generator's outputs are no inputs, it draws random numbers, or nothing of it can be
             redrawn.
 
-    Variables: ``weights.`` and the parameter's name, one each. Chapter: generative-priors. Source: ulyanov2018; jeon2021.
+    Variables: ``weights.`` and the parameter's name, one each. Chapter: generative-priors. Source: ulyanov2018,
+    jeon2021.
     """
 
     generator: nn.Module
