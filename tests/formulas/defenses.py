@@ -149,7 +149,9 @@ def in_single(defense, model, x, y):
 
 
 def trained(defense, model, x, y, **options):
+    before = [parameter.clone() for parameter in model.parameters()]
     public, private = defense.train(model, x, y, **options)
+    assert all(map(torch.equal, before, model.parameters())), "the public model was trained, not a copy"
     return [*public.parameters(), *private.head.parameters()]
 
 

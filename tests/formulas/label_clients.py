@@ -134,6 +134,15 @@ def two_rows(generator):
     return (shared,)
 
 
+def against_the_bias(generator):
+    """Share rows of which one alone points against all others, and a bias that says otherwise."""
+    (shared,) = one_row(generator)
+    weight, bias = shared.gradients[2:]
+    weight[2] = weight[3] = -0.5 * weight[1]
+    bias[1] = 0.2
+    return (shared,)
+
+
 def one_small(generator):
     """Share the mean of two gradients of very different size, with noise that is nearer to the smaller one."""
     (large,), (small,) = (client(nn.Tanh(), 12, 6, [label], generator) for label in (1, 4))
@@ -154,6 +163,7 @@ SINGLE = [
     partial(client, nn.Tanh(), 4, 1, [0], loss="logistic"),
     one_row,
     two_rows,
+    against_the_bias,
 ]
 DISTINCT = [
     partial(client, nn.Sigmoid(), 20, 8, [5, 2], spread=0.5),
@@ -173,6 +183,8 @@ FEW = [
     partial(client, nn.Tanh(), 20, 9, [0, 4, 4, 8]),
     partial(client, nn.ReLU(), 20, 12, [2, 2, 2, 7, 11]),
     partial(client, nn.Tanh(), 15, 7, [6, 1, 3]),
+    partial(client, nn.Tanh(), 20, 9, [1, 1, 1, 1, 5, 5, 8], spread=0.3),
+    partial(client, nn.Tanh(), 20, 10, [0, 3, 3, 3, 3, 3, 9], spread=0.4),
 ]
 
 

@@ -33,6 +33,28 @@ def single(joint, shared, seed):
     return [list(variables.values()), joint.decode(variables)["targets"]]
 
 
+def probabilities(function, shared, seed):
+    """Return the targets of a plain function that finds probabilities, for a network in single precision."""
+    shares = shares_of(shared, seed)
+    seen = observed(shared).to(dtype=torch.float32)
+    targets = function(lambda seen: shares, seen).decode({})["targets"]
+    assert targets.dtype == torch.float32
+    return targets
+
+
+def shares_of(shared, seed):
+    shares = randn(shared.batch_size, shared.classes, generator=torch.Generator().manual_seed(seed)).softmax(dim=-1)
+    shares[0] = torch.nn.functional.one_hot(torch.tensor(0), shared.classes)
+    return shares
+
+
+def integers(kind, shared, seed):
+    """Return what labels of another integer type become."""
+    found = factor(kind(torch.tensor(shared.truth, dtype=torch.int32)), shared, seed)
+    assert found[1].dtype == torch.int64
+    return found
+
+
 def made_factor(function, shared, seed):
     return factor(function(labels.Declared(), observed(shared)), shared, seed)
 
@@ -64,11 +86,12 @@ ROWS = [
         ],
     ),
     *rows(
-        lambda _, *arguments: factor(labels.Fixed(torch.tensor(arguments[0].truth, dtype=torch.int32)), *arguments),
+        integers,
         [partial(with_seed, REPEATS[0])],
         [(labels.Fixed, fixed)],
     ),
     *rows(single, [partial(with_seed, case) for case in REPEATS], [(labels.Joint(), logits)], rtol=1e-6),
+    *rows(probabilities, [partial(with_seed, REPEATS[0])], [(as_factor, shares_of)], rtol=1e-6),
     *rows(made_factor, [partial(with_seed, REPEATS[0])], [(as_factor, fixed)]),
 ]
 

@@ -205,7 +205,10 @@ ROWS = [
             *rows(
                 adapter,
                 [*REPEATS, *SEQUENCES, *DROPPED],
-                [(LLGStar(rounds=2, seed=4), partial(reference, rounds=2, seed=4, **RANDOM))],
+                [
+                    (LLGStar(rounds=2, seed=4), partial(reference, rounds=2, seed=4, **RANDOM)),
+                    (LLGStar(rounds=1), partial(reference, rounds=1, seed=0, **RANDOM)),
+                ],
                 rtol=1e-6,
             ),
             *rows(
@@ -229,7 +232,7 @@ ROWS = [
             lambda generator: (rand(5, generator=generator).tolist(), 7),
             lambda generator: ((9 * rand(4, generator=generator)).tolist(), 3),
             lambda _: ([2.0, 0.0, 1.0], 3),
-            lambda _: ([0.1, 0.25, 0.05], 4),
+            lambda _: ([0.1, 0.27, 0.06], 4),
             lambda _: ([0.0, 0.0, 0.0], 0),
         ],
         [(rounded, whole)],

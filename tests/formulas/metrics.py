@@ -166,11 +166,12 @@ def numbers(number, generator):
 ANY = [partial(pictures, shape) for shape in ((1, 1, 3, 4), (3, 2, 4, 3), (4, 5), (2, 3, 2, 2))]
 SINGLE = [partial(half_exact, dtype=torch.float32)]
 MIXED = [partial(half_exact, dtype=torch.float32, truth=torch.float64)]
+FAR = [partial(pictures, (5, 2), noise=2.0)] * 6
 EXACT = [partial(half_exact, dtype=torch.float64), partial(half_exact, dtype=torch.float64, truth=torch.float32)]
 LARGE = [partial(pictures, shape) for shape in ((1, 1, 7, 7), (3, 3, 9, 8))]
 WIDE = {"data_range": 2.0}
 ROWS = [
-    *rows(call, ANY, [(match, order)]),
+    *rows(call, [*ANY, *FAR], [(match, order)]),
     *rows(
         both,
         ANY,
@@ -188,7 +189,7 @@ ROWS = [
     *rows(call, [two_lists] * 4, [(label_accuracy, overlap)]),
     *rows(ends, [partial(trials, number) for number in (1, 5, 40)], [(success_rate, wilson)]),
     *rows(partial(ends, confidence=0.5), [partial(trials, 12)], [(success_rate, partial(wilson, confidence=0.5))]),
-    *rows(ends, [partial(numbers, number) for number in (1, 6)], [(interval, percentiles)]),
+    *rows(ends, [partial(numbers, number) for number in (1, 6, 13)], [(interval, percentiles)]),
     *rows(
         partial(ends, statistic=np.median, confidence=0.8, seed=3),
         [partial(numbers, 5)],

@@ -115,6 +115,8 @@ def passed(model, inputs, mask=None):
             value = F.conv2d(value, layer.weight, layer.bias)
         elif isinstance(layer, nn.Linear):
             value = value.flatten(1) @ layer.weight.T + layer.bias
+        elif isinstance(layer, nn.Embedding):
+            pass  # the search has its vectors
         elif isinstance(layer, nn.Dropout):
             value = value if mask is None else value * mask
         elif isinstance(layer, nn.Sigmoid):
@@ -237,6 +239,18 @@ def dropped(restarts, batch, generator, *, searched, declared):
     )
 
 
+def sentences(restarts, batch, generator):
+    """Return a search for the embeddings of a client with a model of tokens."""
+    layers = [nn.utils.skip_init(nn.Embedding, 5, 2), nn.Flatten(), nn.utils.skip_init(nn.Linear, 6, CLASSES)]
+    model = nn.Sequential(*layers).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(randn(*parameter.shape, generator=generator))
+    private = Client(model, torch.randint(5, (batch, 3), generator=generator), torch.arange(batch) % CLASSES)
+    targets = torch.randint(CLASSES, (restarts, batch), generator=generator)
+    return private, [(0, 0.0, randn(restarts, batch, 3, 2, generator=generator), targets)]
+
+
 def pictures(restarts, batch, channels, generator):
     return randn(restarts, batch, channels, 6, 9, generator=generator), randn(
         batch, channels, 6, 9, generator=generator
@@ -282,6 +296,7 @@ ROWS = [
             (LabelConsistency(weight=3.0), partial(each, label, weight=3.0)),
         ],
     ),
+    *rows(compute, [partial(sentences, 2, 3)], [(LabelConsistency(weight=3.0), partial(each, label, weight=3.0))]),
     *rows(
         compute,
         GROUPS,
