@@ -1,6 +1,6 @@
 """Mutate the formulas and run their tests: mutmut, and mutations that a formula of ours has to survive.
 
-    python tools/mutants.py run          # every mutant, or what is left of an interrupted run
+    python tools/mutants.py run          # every mutant, or what is left of a run; anew without the folder mutants/
     python tools/mutants.py results      # those that no test noticed
     python tools/mutants.py show NAME    # one of them
 

@@ -37,7 +37,7 @@ def probabilities(function, shared, seed):
     """Return the targets of a plain function that finds probabilities, for a network in single precision."""
     shares = shares_of(shared, seed)
     seen = observed(shared).to(dtype=torch.float32)
-    targets = function(lambda seen: shares, seen).decode({})["targets"]
+    targets = function(lambda one: shares if one is seen else None, seen).decode({})["targets"]
     assert targets.dtype == torch.float32
     return targets
 

@@ -66,6 +66,10 @@ def order(reconstruction, original):
     return torch.tensor(assignment(reconstruction, original))
 
 
+def where_equal(reconstruction, original):
+    return torch.tensor([reconstruction.tolist().index(picture) for picture in original.tolist()])
+
+
 def summed(measure, reconstruction, original):
     """Return a measure of every original and its reconstruction, and their mean."""
     pairs = zip(assignment(reconstruction, original), original, strict=True)
@@ -151,6 +155,12 @@ def half_exact(generator, *, dtype, truth=None):
     return reconstruction.to(dtype), original.to(truth or dtype)
 
 
+def nearly_the_same(generator):
+    """Draw 40 pictures that differ in the ninth digit alone, in another order."""
+    original = 1 + 1e-9 * rand(40, 3, generator=generator)
+    return original[torch.randperm(40, generator=generator)], original
+
+
 def two_lists(generator):
     return torch.randint(5, (7,), generator=generator), torch.randint(5, (9,), generator=generator)
 
@@ -172,6 +182,7 @@ LARGE = [partial(pictures, shape) for shape in ((1, 1, 7, 7), (3, 3, 9, 8))]
 WIDE = {"data_range": 2.0}
 ROWS = [
     *rows(call, [*ANY, *FAR], [(match, order)]),
+    *rows(call, [nearly_the_same], [(match, where_equal)]),
     *rows(
         both,
         ANY,
