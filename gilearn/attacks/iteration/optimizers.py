@@ -95,7 +95,8 @@ class LBFGS(Value):
 
     Args:
         lr: First trial step, positive.
-        max_iter: Quasi-Newton steps per iteration, from 1; each costs one evaluation, or a few with the line search.
+        max_iter: Quasi-Newton steps per iteration at most, from 1; each costs one evaluation, or a few with the line
+            search. PyTorch ends the iteration after 5/4 as many evaluations, so a line search takes fewer steps.
         history_size: Remembered pairs of steps and gradient changes, from 1.
         line_search_fn: ``"strong_wolfe"``, or ``None``, which takes every step whole: PyTorch's default and the public
             DLG, which can diverge.
