@@ -2,6 +2,10 @@
 
 Every loader returns ``(x, y)``: images as float32 in [0, 1], shape (n, channels, height, width), and int64 labels,
 shape (n,). Nothing is normalized here; that belongs to the model (:class:`gilearn.models.Normalized`).
+
+A chapter is written on fold 0. Fold k of photographs, faces and digits has the same labels in the same order, and other
+pictures: other crops of the photographs, another order of each class's faces or digits. What a chapter says has to hold
+there too (``make replicate``).
 """
 
 from __future__ import annotations
@@ -45,7 +49,7 @@ DATASETS: tuple[str, ...] = ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100")
 
 
 def photos(
-    size: int = 32, *, names: Sequence[str] = PHOTOS, crops: int | None = None, seed: int = 0
+    size: int = 32, *, names: Sequence[str] = PHOTOS, crops: int | None = None, seed: int = 0, fold: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Return square photographs, each of its own class.
 
@@ -55,12 +59,14 @@ def photos(
         crops: ``None`` for one crop per photograph, chosen to show its subject. A number for that many random crops of
             each, between 40 % and 100 % of the subject's side, one photograph after the other.
         seed: Seeds the random crops.
+        fold: 0, or the number of another choice of crops: without ``crops`` one random crop of each photograph, between
+            60 % and 90 % of the subject's side, whatever the other names are.
 
     Returns:
         Images (n, 3, size, size) in [0, 1] and labels (n,), the positions of the names in :data:`PHOTOS`.
 
     Raises:
-        ValueError: A name is unknown, there is none, or ``size`` or ``crops`` is out of range.
+        ValueError: A name is unknown, there is none, or ``size``, ``crops`` or ``fold`` is out of range.
 
     Chapter: setup. Source of the pictures: scikit-image and scikit-learn (data/README.md lists their licences).
     """
@@ -71,28 +77,30 @@ def photos(
         raise ValueError(f"names: got {list(names)!r}, wanted at least one of {', '.join(PHOTOS)}")
     if crops is not None and crops < 1:
         raise ValueError(f"crops: got {crops}, wanted None or a number from 1")
-    generator = np.random.default_rng(seed)
+    _check_fold(fold)
+    generator = np.random.default_rng((seed, fold) if fold else seed)
     images, labels = [], []
     for name in names:
-        boxes = [_BOXES[name]] if crops is None else [_random_box(_BOXES[name], generator) for _ in range(crops)]
+        boxes = [_box(name, fold)] if crops is None else [_random_box(_BOXES[name], generator) for _ in range(crops)]
         images += [_square(name, box, size) for box in boxes]
         labels += [PHOTOS.index(name)] * len(boxes)
     return torch.stack(images), torch.tensor(labels)
 
 
-def faces(n: int | None = None, *, size: int = 25, negatives: bool = False) -> tuple[Tensor, Tensor]:
+def faces(n: int | None = None, *, size: int = 25, negatives: bool = False, fold: int = 0) -> tuple[Tensor, Tensor]:
     """Return gray faces from the Labeled Faces in the Wild subset of scikit-image.
 
     Args:
         n: How many, 1 to 100 (200 with ``negatives``); ``None`` for all.
         size: Side in pixels, 8 to 1024; the originals have 25.
         negatives: Also the 100 pictures that are no faces, after the faces.
+        fold: 0 for the order of the set, or the number of another order of the faces, and of the others.
 
     Returns:
         Images (n, 1, size, size) in [0, 1] and labels (n,): 1 for a face, 0 for none.
 
     Raises:
-        ValueError: ``n`` or ``size`` is out of range.
+        ValueError: ``n``, ``size`` or ``fold`` is out of range.
 
     Chapter: perceptron.
     """
@@ -102,22 +110,23 @@ def faces(n: int | None = None, *, size: int = 25, negatives: bool = False) -> t
     available = 200 if negatives else 100
     pictures = torch.from_numpy(lfw_subset()[:available]).float().unsqueeze(1)
     labels = torch.arange(available).lt(100).long()
-    images, labels = _first(pictures, labels, n)
+    images, labels = _first(pictures[_order(labels, fold)], labels, n)
     return _resized(images, size), labels
 
 
-def digits(n: int | None = None, *, size: int = 8) -> tuple[Tensor, Tensor]:
+def digits(n: int | None = None, *, size: int = 8, fold: int = 0) -> tuple[Tensor, Tensor]:
     """Return scikit-learn's handwritten digits.
 
     Args:
         n: How many, 1 to 1797; ``None`` for all.
         size: Side in pixels, 8 to 1024; the originals have 8, the survey's victims want 28 or 32.
+        fold: 0 for the order of the set, or the number of another order in which every digit has the same label.
 
     Returns:
         Images (n, 1, size, size) in [0, 1] and labels (n,), 0 to 9.
 
     Raises:
-        ValueError: ``n`` or ``size`` is out of range.
+        ValueError: ``n``, ``size`` or ``fold`` is out of range.
 
     Chapter: deep-leakage.
     """
@@ -126,7 +135,8 @@ def digits(n: int | None = None, *, size: int = 8) -> tuple[Tensor, Tensor]:
     _check_size(size)
     loaded = load_digits()
     pictures = torch.from_numpy(loaded.images / 16).float().unsqueeze(1)
-    images, labels = _first(pictures, torch.from_numpy(loaded.target).long(), n)
+    labels = torch.from_numpy(loaded.target).long()
+    images, labels = _first(pictures[_order(labels, fold)], labels, n)
     return _resized(images, size), labels
 
 
@@ -273,15 +283,26 @@ def _picture(name: str) -> np.ndarray[Any, Any]:
     return np.asarray(picture[0] if name == "stereo_motorcycle" else picture)
 
 
+@functools.lru_cache(maxsize=1024)
 def _square(name: str, box: tuple[int, int, int], size: int) -> Tensor:
+    """Return one crop; resizing takes most of the time of a call, and chapters ask for the same crops again."""
     top, left, side = box
     crop = _picture(name)[top : top + side, left : left + side] / 255
     return _resized(torch.from_numpy(crop).permute(2, 0, 1).unsqueeze(0), size)[0]
 
 
-def _random_box(box: tuple[int, int, int], generator: np.random.Generator) -> tuple[int, int, int]:
+def _box(name: str, fold: int) -> tuple[int, int, int]:
+    """Return the one crop of a photograph that a fold has."""
+    if fold == 0:
+        return _BOXES[name]
+    return _random_box(_BOXES[name], np.random.default_rng((fold, PHOTOS.index(name))), least=0.6, most=0.9)
+
+
+def _random_box(
+    box: tuple[int, int, int], generator: np.random.Generator, *, least: float = 0.4, most: float = 1.0
+) -> tuple[int, int, int]:
     top, left, side = box
-    part = int(generator.integers(int(0.4 * side), side, endpoint=True))
+    part = int(generator.integers(int(least * side), int(most * side), endpoint=True))
     return top + int(generator.integers(side - part + 1)), left + int(generator.integers(side - part + 1)), part
 
 
@@ -296,6 +317,18 @@ def _resized(images: Tensor, size: int) -> Tensor:
     return torch.from_numpy(resized).float().clamp(0, 1)
 
 
+def _order(labels: Tensor, fold: int) -> Tensor:
+    """Return the order of the pictures in a fold: in every class, other pictures at the class's places."""
+    _check_fold(fold)
+    order = torch.arange(len(labels))
+    if fold > 0:
+        generator = np.random.default_rng(fold)
+        for label in torch.unique(labels):
+            rows = (labels == label).nonzero().flatten()
+            order[rows] = rows[torch.from_numpy(generator.permutation(len(rows)))]
+    return order
+
+
 def _first(images: Tensor, labels: Tensor, n: int | None) -> tuple[Tensor, Tensor]:
     n = len(images) if n is None else _check_count(n, len(images))
     return images[:n], labels[:n]
@@ -305,6 +338,11 @@ def _check_count(n: int, available: int) -> int:
     if not 1 <= n <= available:
         raise ValueError(f"n: got {n}, wanted 1 to {available}")
     return n
+
+
+def _check_fold(fold: int) -> None:
+    if not hasattr(fold, "__index__") or fold < 0:
+        raise ValueError(f"fold: got {fold!r}, wanted a whole number from 0")
 
 
 def _check_size(size: int) -> None:

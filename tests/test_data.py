@@ -60,6 +60,31 @@ def test_faces_and_digits():
     assert data.digits(2, size=32)[0].shape == (2, 1, 32, 32)
 
 
+@pytest.mark.parametrize("load", [data.photos, data.faces, data.digits])
+def test_folds(load):
+    """Another fold has the same labels in the same order, and other pictures; always the same ones."""
+    (first, labels), (x, y), (again, _), (other, _) = (load(fold=fold) for fold in (0, 1, 1, 2))
+    assert torch.equal(first, load()[0])
+    assert torch.equal(y, labels)
+    assert torch.equal(x, again)
+    for a, b in ((first, x), (x, other), (first, other)):
+        assert a.shape == b.shape
+        assert (a != b).flatten(1).any(dim=1).float().mean() > 0.95
+    if load is not data.photos:  # the same pictures, in another order
+        assert torch.equal(x.flatten(1).sum(1).sort().values, first.flatten(1).sum(1).sort().values)
+    for fold in (-1, 0.5, None):
+        with pytest.raises(ValueError, match="fold: got .*, wanted a whole number from 0"):
+            load(fold=fold)
+
+
+def test_a_photograph_of_a_fold_is_the_same_beside_others():
+    alone, all_ = data.photos(32, names=["coffee"], fold=4)[0], data.photos(32, fold=4)[0]
+    assert torch.equal(alone[0], all_[2])
+    crops = [data.photos(32, names=["coffee"], crops=2, fold=fold)[0] for fold in (0, 4, 4)]
+    assert torch.equal(crops[1], crops[2])
+    assert not torch.equal(crops[0], crops[1])
+
+
 @pytest.mark.parametrize("name", data.TABLES)
 def test_tables(name):
     x, y = data.table(name)

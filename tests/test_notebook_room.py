@@ -15,13 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from gilearn import attacks, federated, models, notebook, plotting
+from gilearn import attacks, data, federated, models, notebook, plotting
+from gilearn.notebook import exercises
 
 
 @pytest.fixture(scope="module")
 def film():
-    from gilearn import data
-
     x, y = data.digits(1)
     seen = federated.observe(models.lenet(1, size=8, strides=(1, 1, 1)), x, y)
     return attacks.iDLG(seen, snapshots=6).snapshots, x
@@ -84,19 +83,95 @@ def test_playground_of_deep_leakage(picture, iterations):
         assert int(titles[1].split()[1]) > 60, "the default setting of the playground shows a leak"
 
 
-def test_check(capsys):
-    notebook.check(torch.tensor([1.0, 2.0]), [1, 2.0005])
-    notebook.check(3, 3.0)
-    notebook.check("yes", "yes")
-    assert capsys.readouterr().out.count("right") == 3
-    with pytest.raises(ValueError, match="not yet: your answer is off by 0.5, wanted at most 0.001"):
-        notebook.check(1.5, 1.0)
-    with pytest.raises(ValueError, match=r"shape \(2,\), wanted \(\)"):
-        notebook.check([1, 2], 1)
-    with pytest.raises(ValueError, match="not yet: False is not it"):
-        notebook.check(False, True)
-    with pytest.raises(ValueError, match="not yet: your answer is off by nan"):
-        notebook.check(float("nan"), 1.0)
+def right_answer(entry):
+    if "picture" in entry:
+        return getattr(data, entry["picture"])(**entry.get("options", {}))[0][entry.get("rows", slice(None))]
+    return entry["target"]
+
+
+def scaled(answer, factor):
+    return [factor * number for number in answer] if isinstance(answer, list) else factor * answer
+
+
+@pytest.mark.parametrize("label", exercises.targets())
+def test_every_exercise_refuses_wrong_answers(label, capsys):
+    entry = exercises.targets()[label]
+    right = right_answer(entry)
+    wrong = [True, 0, None, "?", *(trap["target"] for trap in entry.get("confused", ()))]
+    if not isinstance(right, str):
+        wrong += [scaled(right, factor) for factor in (0.9, 1.1)]
+    for answer in wrong:
+        with pytest.raises(ValueError, match="^not yet: "):
+            notebook.check(label, answer)
+    assert capsys.readouterr().out == ""
+    notebook.check(label, ...)
+    notebook.check(label, right)
+    assert capsys.readouterr().out == "not answered yet\n✓ right\n"
+
+
+def test_check_of_every_kind(monkeypatch, capsys):
+    made = {
+        "ex:list": {"target": [1, 2.5], "within": 0.01},
+        "ex:word": {"target": "Mixup"},
+        "ex:number": {"target": 3, "confused": [{"target": 9, "within": 0, "hint": "not its square"}]},
+        "ex:picture": {"picture": "digits", "options": {"n": 4}, "rows": [1, 3], "psnr": 30},
+    }
+    monkeypatch.setattr(exercises, "targets", lambda: made)
+    digits = data.digits(4)[0][[1, 3]]
+    for label, answer in (
+        ("ex:list", torch.tensor([1, 2.5])),
+        ("ex:list", np.array([1, 2.505])),
+        ("ex:word", " mixup"),
+        ("ex:number", torch.tensor(3)),
+        ("ex:picture", digits + 0.01),
+    ):
+        notebook.check(label, answer)
+    assert capsys.readouterr().out.count("right") == 5
+    for label, answer, message in (
+        ("ex:list", [1, 2.52], "off by 0.02, wanted at most 0.01"),
+        ("ex:list", 1, r"another shape than the target: a number and \(2,\)"),
+        ("ex:list", [True, 2.5], "got .*, wanted a number for each"),
+        ("ex:list", [float("nan"), 2.5], "off by nan"),
+        ("ex:word", "cutmix", "'cutmix' is not it"),
+        ("ex:number", np.bool_(True), "wanted a number"),
+        ("ex:number", 9, "not its square"),
+        ("ex:picture", 0, "got a int, wanted pictures"),
+        ("ex:picture", digits[:1], r"got shape \(1, 1, 8, 8\), wanted pictures"),
+        ("ex:picture", digits + 0.1, "your pictures have 20.0 dB, wanted 30 dB"),
+    ):
+        with pytest.raises(ValueError, match=f"^not yet: .*{message}"):
+            notebook.check(label, answer)
+    with pytest.raises(ValueError, match="exercise: got 'ex:none', wanted the label of one, such as 'ex:list'"):
+        notebook.check("ex:none", 1)
+
+
+def test_table():
+    made = notebook.table({"picture": ["a<b", "c"], "dB": [31.26, torch.tensor(9.0)], "n": [3, 4]}, digits=1)
+    assert [line.split() for line in repr(made).splitlines()] == [
+        ["picture", "dB", "n"],
+        ["a<b", "31.3", "3"],
+        ["c", "9.0", "4"],
+    ]
+    page = made._repr_html_()
+    assert "a&lt;b" in page
+    assert "31.3" in page
+    named = notebook.table([{"error": 1e-9}], digits={"error": "{:.0e}"}, index=["first"])
+    assert repr(named).split() == ["error", "first", "1e-09"]
+    with pytest.raises(ValueError, match="digits: got 'x', wanted one of error"):
+        notebook.table([{"error": 1.0}], digits={"x": 1})
+
+
+def test_diagram():
+    boxes = {"a": notebook.Box(1, 1, "client", "private"), "b": notebook.Box(4, 1, "server", "shared")}
+    figure = notebook.diagram(boxes, [("a", "b", "gradient"), ("b", "a")], size=(5, 2))
+    words = [text.get_text() for text in figure.axes[0].texts]
+    assert [word for word in words if word] == ["client", "server", "gradient"]
+    assert figure.get_size_inches().tolist() == [5, 2]
+    for arrow in (("a", "c"), ("a", "a")):
+        with pytest.raises(ValueError, match="arrows: got one from 'a' to '.', wanted names out of a, b"):
+            notebook.diagram(boxes, [arrow])
+    with pytest.raises(ValueError, match="kind: got 'secret', wanted one of plain, private"):
+        notebook.Box(0, 0, "", "secret")
 
 
 @pytest.mark.parametrize(

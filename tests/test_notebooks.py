@@ -12,14 +12,18 @@ import pytest
 import yaml
 from jupytext.compare import compare_notebooks
 
-from tools.notebooks import longest_first, texts
+from gilearn.notebook.exercises import targets
+from tools.notebooks import longest_first, texts, tidied
+from tools.replicate import parameters_of
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
 TEXTS = texts()
 CHAPTERS = [p for p in TEXTS if p.parent != BOOK]
+NEW = [p for p in CHAPTERS if parameters_of(jupytext.read(p)) is not None]  # the others follow
 each_notebook = pytest.mark.parametrize("text", TEXTS, ids=lambda p: p.stem)
 each_chapter = pytest.mark.parametrize("text", CHAPTERS, ids=lambda p: p.stem)
+each_new = pytest.mark.parametrize("text", NEW, ids=lambda p: p.stem)
 
 
 def cells(text: Path, kind: str = "code"):
@@ -65,6 +69,11 @@ def test_the_table_of_contents_lists_every_page():
 def test_text_and_notebook_agree(text):
     notebook = nbformat.read(text.with_suffix(".ipynb"), as_version=4)
     compare_notebooks(notebook, jupytext.read(text), fmt="md:myst", allow_expected_differences=True)
+
+
+@each_notebook
+def test_saving_from_jupyterlab_changes_nothing(text):
+    assert text.read_text() == tidied(text.read_text())
 
 
 @each_notebook
@@ -174,12 +183,40 @@ def test_exercises_have_solutions_that_check_themselves(text):
         assert "check(" in solution, label
 
 
+@each_new
+def test_exercises_are_answered_in_the_open(text):
+    """Under the task, a cell for the reader's answer, which knows the target; the solution passes the same check."""
+    notebook = nbformat.read(text.with_suffix(".ipynb"), as_version=4)
+    places = {}
+    for k, cell in enumerate(notebook.cells):
+        kind = {"exercise", "solution"} & set(tags(cell))
+        for label in re.findall(r"^check\(\"(ex:[\w-]+)\", .+\)$", cell.source, re.MULTILINE):
+            places.setdefault(label, {}).update(dict.fromkeys(kind, k))
+    for _, label in re.findall(r"\{exercise-start\} (★+) .+\n:label: (ex:[\w-]+)", text.read_text()):
+        assert label in targets(), label
+        assert set(places[label]) == {"exercise", "solution"}, label
+        answer, solution = (notebook.cells[places[label][kind]] for kind in ("exercise", "solution"))
+        assert places[label]["exercise"] < places[label]["solution"], label
+        assert answer.source == f'answer = ...\ncheck("{label}", answer)'
+        assert answer.outputs[0].text == "not answered yet\n"
+        assert solution.outputs[-1].text.endswith("✓ right\n")
+        assert solution.metadata.jupyter.source_hidden
+
+
+@each_new
+def test_cells_show_numbers(text):
+    """No column of truth values in place of results."""
+    shown = "\n".join(o.get("text", "") for cell in cells(text) for o in cell.outputs)
+    assert len(re.findall(r"\b(?:True|False)\b", shown)) <= 3
+    assert not re.search(r"\bcheck\([^\n]*,\s*(True|False)\s*\)", text.read_text())
+
+
 @each_chapter
 def test_prose_outweighs_code(text):
     """12 to 20 words a line of code, with room on both sides."""
     prose = sum(len(cell.source.split()) for cell in cells(text, "markdown"))
     code = sum(bool(line.strip()) for cell in cells(text) for line in cell.source.splitlines())
-    assert 6 <= prose / code <= 22, f"{prose / code:.1f} words a line of code"
+    assert 6 <= prose / code <= 26, f"{prose / code:.1f} words a line of code"
 
 
 @each_chapter

@@ -1,5 +1,8 @@
 """Execute the book's notebooks: from the text (.md) to its twin with outputs (.ipynb), never the other way.
 
+The text is put into Jupytext's own form first, so that saving from JupyterLab changes nothing that nobody typed; and
+the code of solutions is marked as collapsed.
+
     python tools/notebooks.py [--all] [--jobs N] [--list] [TEXT ...]
 
 Notebooks run in parallel, the longest first, with one thread each. A notebook is executed again when its text, the
@@ -50,6 +53,8 @@ def main() -> int:
     os.environ |= ENVIRONMENT
     executed = json.loads(EXECUTED.read_text()) if EXECUTED.exists() else {}
     common = fingerprint_of_common()
+    for path in options.texts or texts():
+        tidy(path.resolve())
     chosen = {path.resolve() for path in options.texts} or set(texts())
     inputs = {path: fingerprint(path, common) for path in longest_first(chosen)}
     due = [
@@ -118,6 +123,23 @@ def code_of(path: Path) -> str:
 
 def fingerprint(path: Path, common: bytes) -> str:
     return hashlib.sha256(common + path.read_bytes()).hexdigest()[:16]
+
+
+def tidied(text: str) -> str:
+    """Return a text in Jupytext's own form, with the code of solutions collapsed."""
+    notebook = jupytext.reads(text, fmt="md:myst")
+    for cell in notebook.cells:
+        cell.source = cell.source.strip("\n")
+        if "solution" in cell.metadata.get("tags", []):
+            cell.metadata["jupyter"] = {"source_hidden": True}
+    written: str = jupytext.writes(notebook, fmt="md:myst")
+    return re.sub(r"\n    jupytext_version: [^\n]+", "", written, count=1)  # it would change with every installation
+
+
+def tidy(path: Path) -> None:
+    text = path.read_text()
+    if (form := tidied(text)) != text:
+        replace(path, form)
 
 
 def execute(path: Path) -> str:

@@ -9,6 +9,7 @@ from statistics import NormalDist
 
 import numpy as np
 import torch
+from scipy.special import stdtrit
 
 from formulas.rows import entries, rand, randn, rows
 from gilearn.metrics import (
@@ -123,22 +124,42 @@ def wilson(successes, *, confidence=0.95):
     return [rate, max(0.0, middle - half), min(1.0, middle + half), n]
 
 
-def percentiles(values, *, groups=None, statistic=np.mean, confidence=0.95, seed=0):
-    """Return the statistic, and the percentiles of it over 9,999 samples of whole groups with replacement."""
-    groups = list(range(len(values))) if groups is None else groups
+def grouped(values, groups):
     names = sorted(set(groups), key=groups.index)
-    members = [[value for value, group in zip(values, groups, strict=True) if group == name] for name in names]
-    picks = np.random.default_rng(seed).integers(len(members), size=(9999, len(members)))
+    return [[value for value, group in zip(values, groups, strict=True) if group == name] for name in names]
+
+
+def student(values, *, groups=None, confidence=0.95):
+    """Return the mean and Student's interval (1908), of groups by the linearized variance of a ratio."""
+    members = grouped(values, list(range(len(values))) if groups is None else groups)
+    n, middle = len(members), sum(values) / len(values)
+    left_over = [sum(member) - middle * len(member) for member in members]
+    variance = n / (n - 1) * sum(e * e for e in left_over) / len(values) ** 2
+    half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * math.sqrt(variance)
+    return [middle, middle - half, middle + half, n]
+
+
+def accelerated(values, *, groups=None, statistic=np.mean, confidence=0.95, seed=0):
+    """Return the statistic and Efron's BCa interval (1987) over 9,999 samples of whole groups with replacement."""
+    members = grouped(values, list(range(len(values))) if groups is None else groups)
+    n, phi, found = len(members), NormalDist(), statistic(values)
+    picks = np.random.default_rng(seed).integers(n, size=(9999, n))
     resampled = sorted(statistic([value for i in row for value in members[i]]) for row in picks)
+    below = (sum(r < found for r in resampled) + sum(r <= found for r in resampled)) / (2 * len(resampled))
+    left_out = [statistic([value for j in range(n) if j != i for value in members[j]]) for i in range(n)]
+    deviations = [sum(left_out) / n - value for value in left_out]
+    acceleration = sum(d**3 for d in deviations) / (6 * sum(d * d for d in deviations) ** 1.5)
+    bias = phi.inv_cdf(below)
 
     def quantile(share):
-        place = share * (len(resampled) - 1)
-        below = math.floor(place)
-        above = min(below + 1, len(resampled) - 1)
-        return resampled[below] + (place - below) * (resampled[above] - resampled[below])
+        shifted = bias + phi.inv_cdf(share)
+        place = phi.cdf(bias + shifted / (1 - acceleration * shifted)) * (len(resampled) - 1)
+        low = math.floor(place)
+        high = min(low + 1, len(resampled) - 1)
+        return resampled[low] + (place - low) * (resampled[high] - resampled[low])
 
     tail = (1 - confidence) / 2
-    return [statistic(values), quantile(tail), quantile(1 - tail), len(members)]
+    return [found, quantile(tail), quantile(1 - tail), n]
 
 
 def pictures(shape, generator, *, noise=0.3, dtype=torch.float64):
@@ -200,20 +221,20 @@ ROWS = [
     *rows(call, [two_lists] * 4, [(label_accuracy, overlap)]),
     *rows(ends, [partial(trials, number) for number in (1, 5, 40)], [(success_rate, wilson)]),
     *rows(partial(ends, confidence=0.5), [partial(trials, 12)], [(success_rate, partial(wilson, confidence=0.5))]),
-    *rows(ends, [partial(numbers, number) for number in (1, 6, 13)], [(interval, percentiles)]),
+    *rows(ends, [partial(numbers, number) for number in (2, 6, 19)], [(interval, student)]),
+    *rows(partial(ends, confidence=0.8), [partial(numbers, 7)], [(interval, partial(student, confidence=0.8))]),
+    *rows(ends, [partial(numbers, number) for number in (20, 31)], [(interval, accelerated)]),
     *rows(
         partial(ends, statistic=np.median, confidence=0.8, seed=3),
-        [partial(numbers, 5)],
-        [(interval, partial(percentiles, statistic=np.median, confidence=0.8, seed=3))],
+        [partial(numbers, 9)],
+        [(interval, partial(accelerated, statistic=np.median, confidence=0.8, seed=3))],
     ),
 ]
-ROWS += [
-    row
-    for groups in (["a", "b", "a", "c", "c", "b"], ["x", "y", "y", "x", "y", "y"])
-    for row in rows(
-        partial(ends, groups=groups), [partial(numbers, 6)], [(interval, partial(percentiles, groups=groups))]
-    )
-]
+for groups in (["a", "b", "a", "c", "c", "b"], ["x", "y", "y", "x", "y", "y"]):
+    ROWS += rows(partial(ends, groups=groups), [partial(numbers, 6)], [(interval, partial(student, groups=groups))])
+for groups in ([k // 2 for k in range(10)], [0, 0, 0, 1, 1, 2, 3, 3, 4, 5]):
+    how = {"groups": groups, "statistic": np.std}
+    ROWS += rows(partial(ends, **how), [partial(numbers, 10)], [(interval, partial(accelerated, **how))])
 ROWS += rows(words, [lambda _: (0.123456, 0.1, 0.2, 7)], [(Interval, in_words)])
 X = torch.rand(2, 1, 7, 7, generator=torch.Generator().manual_seed(0))
 SMALL = X[..., :6]
@@ -244,6 +265,8 @@ REFUSALS = [
     (lambda: interval([1.0], confidence=0.0), "^confidence: got 0.0, wanted a number between 0 and 1"),
     (lambda: interval([]), "^got no trial, wanted at least one"),
     (lambda: interval([1.0, 2.0], groups=["a"]), "^groups: got 1 for 2 values, wanted one each"),
+    (lambda: interval([1.0]), "^values: got 1 independent trial, wanted at least two: one has no interval"),
+    (lambda: interval([1.0, 2.0], groups=["a", "a"]), "^values: got 1 independent trial, wanted at least two"),
     (lambda: mse(X, X, reduction="sum"), "^reduction: got 'sum', wanted 'mean' or 'none'"),
     (lambda: interval([math.inf]), "^values: got NaN or infinite values; count failures with success_rate"),
 ]

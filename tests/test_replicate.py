@@ -1,0 +1,86 @@
+"""What of the book holds on other data is counted cell by cell, past errors."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tools import replicate
+
+TEXT = """---
+kernelspec:
+  name: python3
+  display_name: Python 3
+  language: python
+---
+
+# A chapter
+
+```{code-cell} ipython3
+:tags: [parameters]
+
+FOLD = 0
+```
+
+## First claim
+
+```{code-cell} ipython3
+value = 10 + FOLD
+print(value)
+assert value > 9
+```
+
+## Second claim
+
+```{code-cell} ipython3
+assert value == 10, f"got {value}"
+```
+
+```{code-cell} ipython3
+:tags: [exercise]
+
+raise RuntimeError("answers are left out")
+```
+"""
+
+
+@pytest.mark.parametrize(("fold", "held"), [(0, 2), (3, 1)])
+def test_a_fold(tmp_path, fold, held):
+    text = tmp_path / "chapter.md"
+    text.write_text(TEXT)
+    found = replicate.on_fold(text, fold)
+    assert (found["guarded"], found["held"]) == (2, held)
+    for failed in found["failed"]:
+        assert failed["heading"] == "Second claim"
+        assert failed["error"] == "AssertionError: got 13"
+        assert failed["asserts"] == "assert value == 10, f'got {value}'"
+
+
+def test_a_chapter_without_parameters_is_refused(tmp_path):
+    text = tmp_path / "chapter.md"
+    text.write_text(TEXT.replace(":tags: [parameters]\n\n", ""))
+    with pytest.raises(ValueError, match="wanted a first code cell with the tag parameters"):
+        replicate.on_fold(text, 1)
+
+
+def test_what_guards():
+    assert replicate.asserts("x = 1\nprint(x)") == []
+    assert replicate.asserts("for k in y:\n    assert k > 1") == ["assert k > 1"]
+    assert replicate.asserts("%matplotlib inline\ntorch.testing.assert_close(a, b)") == [
+        "torch.testing.assert_close(a, b)"
+    ]
+
+
+def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch):
+    text, runs = tmp_path / "chapter.md", []
+    text.write_text(TEXT)
+    monkeypatch.setattr(replicate, "KEPT", tmp_path / "kept")
+    outcome = {"guarded": 1, "held": 1, "failed": []}
+    monkeypatch.setattr(replicate, "on_fold", lambda path, fold: runs.append(fold) or dict(outcome))
+    for _ in range(2):
+        assert replicate.kept("fold 1", text, b"", 1)["held"] == 1
+    text.write_text(TEXT + "More words.\n")
+    replicate.kept("fold 1", text, b"", 1)
+    assert runs == [1, 1]
+    assert json.loads((tmp_path / "kept" / "fold-1-chapter.json").read_text())["outcome"]["guarded"] == 1
