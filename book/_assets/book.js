@@ -39,8 +39,16 @@ function fit() {
   });
   var boxes = '.bd-content :is(pre, mjx-container, .results, .text_html, .pst-scrollable-table-container)';
   document.querySelectorAll(boxes).forEach(function (box) {
-    if (box.scrollWidth > box.clientWidth + 1 && getComputedStyle(box).overflowX === 'auto') box.tabIndex = 0;
+    if (getComputedStyle(box).overflowX !== 'auto') return;
+    if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
+    more(box);
+    if (!box.dataset.fits) box.addEventListener('scroll', function () { more(box); }, { passive: true });
+    box.dataset.fits = 'yes';
   });
+}
+// The right edge fades while there is more.
+function more(box) {
+  box.classList.toggle('more', box.scrollLeft + box.clientWidth < box.scrollWidth - 2);
 }
 window.addEventListener('load', function () {
   unfold();
