@@ -48,8 +48,15 @@ def test_scrubber(film):
 
 def test_scrubber_takes_figures_and_arrays(photos):
     figure = plotting.gallery(photos[0][:2])
-    assert notebook.scrubber([figure, figure], alt="two").size[0] > 100
-    assert notebook.scrubber([np.zeros((6, 9), np.uint8)], alt="one").size == (9, 6)
+    drawn = notebook.scrubber([figure, figure], alt="two")
+    assert drawn.size[0] > 100
+    assert "pixelated" not in drawn._repr_html_(), "a drawing keeps its size"
+    pixels = notebook.scrubber([np.zeros((6, 9), np.uint8), np.ones((6, 9), np.uint8)], alt="one")
+    assert pixels.size == (9, 6)
+    page = pixels._repr_html_()
+    assert "width:min(100%, 720px);image-rendering:pixelated" in page, "pixels fill the page"
+    assert 'value="0"' in page, "it opens on the first frame"
+    assert page.index("trust the notebook") < page.index("small').remove()"), "until the script removes it"
 
 
 def test_playground_without_a_kernel_shows_its_default(monkeypatch):
