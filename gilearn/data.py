@@ -70,7 +70,6 @@ def photos(
 
     Chapter: setup. Source of the pictures: scikit-image and scikit-learn (data/README.md lists their licences).
     """
-    _check_size(size)
     names = (names,) if isinstance(names, str) else tuple(names)
     unknown = [name for name in names if name not in _BOXES]
     if unknown or not names:
@@ -106,7 +105,6 @@ def faces(n: int | None = None, *, size: int = 25, negatives: bool = False, fold
     """
     from skimage.data import lfw_subset
 
-    _check_size(size)
     available = 200 if negatives else 100
     pictures = torch.from_numpy(lfw_subset()[:available]).float().unsqueeze(1)
     labels = torch.arange(available).lt(100).long()
@@ -132,7 +130,6 @@ def digits(n: int | None = None, *, size: int = 8, fold: int = 0) -> tuple[Tenso
     """
     from sklearn.datasets import load_digits
 
-    _check_size(size)
     loaded = load_digits()
     pictures = torch.from_numpy(loaded.images / 16).float().unsqueeze(1)
     labels = torch.from_numpy(loaded.target).long()

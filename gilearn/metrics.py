@@ -34,10 +34,10 @@ def match(reconstruction: Tensor, original: Tensor) -> Tensor:
     from scipy.optimize import linear_sum_assignment
 
     a, b = _pair(reconstruction, original)
-    rows, columns = linear_sum_assignment(_squared_errors(b.flatten(1), a.flatten(1)).numpy())
-    order = torch.empty(len(rows), dtype=torch.long)
-    order[torch.as_tensor(rows)] = torch.as_tensor(columns)
-    return order
+    # Not by way of a matrix product, which would lose the small errors to cancellation.
+    errors = torch.cdist(b.flatten(1), a.flatten(1), compute_mode="donot_use_mm_for_euclid_dist").square()
+    _, order = linear_sum_assignment(errors.numpy())  # of as many rows as columns: they come in their own order
+    return torch.as_tensor(order, dtype=torch.long)
 
 
 def mse(reconstruction: Tensor, original: Tensor, *, reduction: str = "mean") -> float | Tensor:
@@ -309,11 +309,6 @@ def _pair(reconstruction: Tensor, original: Tensor) -> tuple[Tensor, Tensor]:
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{name}: got NaN or infinite values, wanted finite ones")
     return a, b
-
-
-def _squared_errors(b: Tensor, a: Tensor) -> Tensor:
-    # Not by way of a matrix product, which would lose the small errors to cancellation.
-    return torch.cdist(b, a, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
 def _matched(reconstruction: Tensor, original: Tensor) -> tuple[Tensor, Tensor]:

@@ -186,15 +186,12 @@ def _strip(original: Tensor, reconstruction: Tensor, side: int) -> Any:
         return Image.fromarray(pixels).convert("RGB").resize((side, side), Image.Resampling.NEAREST)
 
     gap, n = max(4, side // 20), len(original)
-    if n == 1:
-        canvas = Image.new("RGB", (2 * side + gap, side), "white")
-        canvas.paste(tile(original[0]), (0, 0))
-        canvas.paste(tile(reconstruction[0]), (side + gap, 0))
-        return canvas
-    canvas = Image.new("RGB", (n * (side + gap) - gap, 2 * side + gap), "white")
+    step = side + gap
+    columns, rows = (2, 1) if n == 1 else (n, 2)
+    canvas = Image.new("RGB", (columns * step - gap, rows * step - gap), "white")
     for k in range(n):
-        canvas.paste(tile(original[k]), (k * (side + gap), 0))
-        canvas.paste(tile(reconstruction[k]), (k * (side + gap), side + gap))
+        canvas.paste(tile(original[k]), (k * step, 0))
+        canvas.paste(tile(reconstruction[k]), (step, 0) if n == 1 else (k * step, step))
     return canvas
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
 from gilearn.federated import LOSSES
+from gilearn.federated.batch_norm import stripped
 from gilearn.federated.checks import check_batch, check_model_takes, check_name
 from gilearn.hooks import recorded_calls
 from gilearn.linear import EXACT_RANK_UP_TO, ConvSystem, float64, float64_device, rank_and_condition
@@ -48,10 +49,7 @@ def gradient_spectrum(
     x, y, _ = check_batch(model, x, y)
     if chunk < 1:
         raise ValueError(f"chunk: got {chunk}, wanted at least 1")
-    model = _in_float64(model)
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.track_running_stats = False
+    model = stripped(_in_float64(model))
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     device = next(iter(parameters.values())).device
     x = float64(x.to(device))

@@ -7,7 +7,7 @@ that the survey's section 3 discusses, its columns are ours. The rows are in ``s
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -123,8 +123,7 @@ def implementation(row: AttackRow | DefenseRow) -> Any:
     """
     if row.implementation is None:
         raise NotImplementedError(f"{row.name} is not implemented yet; its chapter will be {row.chapter}")
-    module, _, attribute = row.implementation.rpartition(".")
-    return getattr(importlib.import_module(module), attribute)
+    return pkgutil.resolve_name(row.implementation)
 
 
 def _frame(rows: tuple[AttackRow, ...] | tuple[DefenseRow, ...]) -> pd.DataFrame:

@@ -129,14 +129,8 @@ class Attack(Value):
         result = self.reconstruct(seen, seed=int(seed), snapshots=snapshots, progress=progress, time_limit=time_limit)
         if result.verdict is not None:
             return result
-        arguments = (
-            None
-            if result.labels is None
-            else {
-                "inputs": result.inputs.to(seen.device, seen.dtype),
-                "targets": result.labels,
-            }
-        )
+        inputs, targets = result.inputs.to(seen.device, seen.dtype), result.labels
+        arguments = None if targets is None else {"inputs": inputs, "targets": targets}
         found = judge(self, seen, arguments=arguments, residual=result.residual, restarts=result.restarts)
         return replace(result, verdict=found)
 

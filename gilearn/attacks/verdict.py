@@ -74,17 +74,8 @@ def judge(
         found += [_scaled(simulated, seen.shared, residual), _kinked(attack, calls.names)]
     pairs = [pair for pair in found if pair is not None]
     advice = [_ADVICE[stop] for stop in stops if stop in _ADVICE]
-    if not pairs:
-        causes = [
-            "Noise, pruning or another defense, or a batch of another size, that the observation does not declare."
-        ]
-        return Verdict(explained=False, reason=reason, causes=tuple(causes), advice=tuple(advice))
-    return Verdict(
-        explained=False,
-        reason=reason,
-        causes=tuple(cause for cause, _ in pairs),
-        advice=(*(remedy for _, remedy in pairs), *advice),
-    )
+    causes = tuple(cause for cause, _ in pairs) or (_UNDECLARED,)
+    return Verdict(explained=False, reason=reason, causes=causes, advice=(*(remedy for _, remedy in pairs), *advice))
 
 
 def mismatch(simulated: Sequence[Tensor | None], shared: Sequence[Tensor | None]) -> float:
@@ -94,6 +85,8 @@ def mismatch(simulated: Sequence[Tensor | None], shared: Sequence[Tensor | None]
     size = sum(float(b.double().square().sum()) for _, b in pairs)
     return float((gap / size) ** 0.5 if size > 0 else gap**0.5)
 
+
+_UNDECLARED = "Noise, pruning or another defense, or a batch of another size, that the observation does not declare."
 
 _ADVICE = {
     "budget": "More iterations, or another learning rate or schedule: attack.replace(iterations=...).",
@@ -162,11 +155,7 @@ def _scaled(
 
 def _dropped(seen: Observed, arguments: Mapping[str, Any] | None) -> tuple[str, str] | None:
     """Say so if the client dropped units, and nobody knows which."""
-    if (
-        not getattr(seen, "mask_shapes", ())
-        or "masks" in seen.knowledge
-        or (arguments is not None and "masks" in arguments)
-    ):
+    if not getattr(seen, "mask_shapes", ()) or "masks" in {*seen.knowledge, *(arguments or {})}:
         return None
     return (
         "The model has dropout in train mode, and the attack knows nothing of the units that the client dropped.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -13,9 +12,10 @@ from gilearn.federated import Client, Defense, Gradients, Observation
 
 @dataclass(frozen=True, kw_only=True)
 class _Noise(Defense):
-    def _check(self, name: str) -> None:
-        if not getattr(self, name) >= 0:
-            raise ValueError(f"{name}: got {getattr(self, name)}, wanted 0 or more")
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value >= 0:
+                raise ValueError(f"{name}: got {value}, wanted 0 or more")
 
     def public(self, seen: Observation) -> Defense:
         """Return this noise: its distribution is public, and an imagined client draws its mean, zero."""
@@ -34,9 +34,6 @@ class GaussianNoise(_Noise):
 
     std: float
 
-    def __post_init__(self) -> None:
-        self._check("std")
-
     def shared(self, gradients: Gradients, client: Client) -> Gradients:
         """Return the gradients with noise."""
         return tuple(None if g is None else g + self.std * client.draw(g) for g in gradients)
@@ -53,9 +50,6 @@ class LaplaceNoise(_Noise):
     """
 
     scale: float
-
-    def __post_init__(self) -> None:
-        self._check("scale")
 
     def shared(self, gradients: Gradients, client: Client) -> Gradients:
         """Return the gradients with noise."""
@@ -87,7 +81,8 @@ class BatchClipping(_Clipping):
 
     def shared(self, gradients: Gradients, client: Client) -> Gradients:
         """Return the clipped gradients."""
-        factor = self.norm / _norm(g for g in gradients if g is not None).clamp_min(self.norm)
+        norms = torch.stack([torch.linalg.vector_norm(g) for g in gradients if g is not None])
+        factor = self.norm / norms.norm().clamp_min(self.norm)
         return tuple(None if g is None else g * factor for g in gradients)
 
 
@@ -103,7 +98,7 @@ class ExampleClipping(_Clipping):
 
     def examples(self, gradients: Gradients, client: Client) -> Gradients:
         """Return the clipped per-example gradients, each (batch, ...)."""
-        norms = torch.stack([_rows(g).norm(dim=1) for g in gradients if g is not None]).norm(dim=0)
+        norms = torch.stack([g.reshape(len(g), -1).norm(dim=1) for g in gradients if g is not None]).norm(dim=0)
         factors = self.norm / norms.clamp_min(self.norm)
         return tuple(None if g is None else g * factors.view(-1, *[1] * (g.ndim - 1)) for g in gradients)
 
@@ -178,12 +173,3 @@ class Mask(Defense):
     def public(self, seen: Observation) -> Defense:
         """Return this mask."""
         return self
-
-
-def _norm(tensors: Iterable[Tensor]) -> Tensor:
-    norm: Tensor = torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors]).norm()
-    return norm
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    return tensor.reshape(len(tensor), -1)

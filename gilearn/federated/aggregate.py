@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gilearn.federated.checks import check_name
 from gilearn.federated.defense import Gradients
 from gilearn.federated.observation import KNOWLEDGE, Observation
+from gilearn.federated.protocol import Options
 from gilearn.values import Value
 
 
@@ -48,30 +49,22 @@ class Aggregate(Observation):
         object.__setattr__(self, "weights", tuple(float(weight) for weight in weights))
         super().__post_init__()
 
-    def simulate(
-        self,
-        inputs: Tensor,
-        targets: Tensor,
-        *,
-        masks: Sequence[Tensor] | None = None,
-        generator: torch.Generator | None = None,
-        create_graph: bool = True,
-        functional: bool = False,
-    ) -> Gradients:
+    def simulate(self, inputs: Tensor, targets: Tensor, **options: Unpack[Options]) -> Gradients:
         """Return what would have been aggregated, had the clients' data been these, one client after the other.
 
         The arguments are those of :meth:`Observation.simulate`; masks (batch, ...) are divided among the clients too.
         """
-        how: dict[str, Any] = {"generator": generator, "create_graph": create_graph, "functional": functional}
         counts = list(self.counts)
         parts = [torch.split(inputs, counts), torch.split(targets, counts)]
+        masks = options.get("masks")
         masks = self.knowledge.get("masks") if masks is None else masks
         of_clients: list[list[Tensor] | None] = [None] * len(self.counts)
         if masks is not None:
             of_clients = [list(own) for own in zip(*(torch.split(mask, counts) for mask in masks), strict=True)]
         total: list[Tensor | None] = [None] * len(self.shared)
         for x, y, own, weight in zip(*parts, of_clients, self.weights, strict=True):
-            shared = super().simulate(x, y, masks=own, **how)
+            options["masks"] = own
+            shared = super().simulate(x, y, **options)
             terms = [None if g is None else weight * g for g in shared]
             total = [b if a is None else a if b is None else a + b for a, b in zip(total, terms, strict=True)]
         return tuple(total)
@@ -184,16 +177,7 @@ class Several(Value):
             raise ValueError(f"{name}: not every part declares it for all of the pool ({KNOWLEDGE[name]})")
         return self.knowledge[name]
 
-    def simulate(
-        self,
-        inputs: Tensor,
-        targets: Tensor,
-        *,
-        masks: Sequence[Tensor] | None = None,
-        generator: torch.Generator | None = None,
-        create_graph: bool = True,
-        functional: bool = False,
-    ) -> Gradients:
+    def simulate(self, inputs: Tensor, targets: Tensor, **options: Unpack[Options]) -> Gradients:
         """Return what all parts would have shared, had the pool been this.
 
         The arguments are those of :meth:`Observation.simulate`, of the whole pool.
@@ -201,13 +185,12 @@ class Several(Value):
         Raises:
             ValueError: Masks are given.
         """
-        if masks is not None:
+        if options.get("masks") is not None:
             raise ValueError("masks: got some, and the masks of every part differ: declare them part by part")
-        how: dict[str, Any] = {"generator": generator, "create_graph": create_graph, "functional": functional}
         return tuple(
             tensor
             for part, rows in zip(self.parts, self.rows, strict=True)
-            for tensor in part.simulate(inputs[list(rows)], targets[list(rows)], **how)
+            for tensor in part.simulate(inputs[list(rows)], targets[list(rows)], **options)
         )
 
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Several:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gilearn.hooks import evaluating
+
 
 def check_name(argument: str, name: str, known: Iterable[str]) -> None:
     """Raise a ``ValueError`` unless ``name`` is among the known ones."""
@@ -103,20 +105,15 @@ def check_model_takes(
     parameter = next(model.parameters(), None)
     if parameter is None:
         raise ValueError("model: got a model without parameters, wanted one that shares gradients")
-    modes = {module: module.training for module in model.modules()}
     dtype = torch.int64 if tokens else parameter.dtype
     try:
-        model.eval()
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             output = model(torch.zeros(1, *shape, dtype=dtype, device=parameter.device))
     except (RuntimeError, ValueError, IndexError) as error:
         reason = str(error)
         if not tokens and any(isinstance(module, nn.Embedding) for module in model.modules()):
             reason = "it has an embedding: pass integer tokens to observe, or tokens=True; chapter labels-bag-of-words"
         raise ValueError(f"input_shape: got {shape}, which the model does not take ({reason})") from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     found = tuple(output.shape[1:])
     classes = found[-1] if len(found) in (1, 2) else None
     if classes is None or num_classes not in (None, classes, 2 if classes == 1 else None):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -88,7 +88,9 @@ class Observation(Value):
         model = copy.deepcopy(self.model)
         shape = tuple(int(side) for side in self.input_shape)
         outputs = check_model_takes(model, shape, self.num_classes, tokens=self.tokens)
-        knowledge = {name: _copied(value) for name, value in self.knowledge.items()}
+        knowledge = {
+            name: _each(value, lambda tensor: tensor.detach().clone()) for name, value in self.knowledge.items()
+        }
         check_knowledge(knowledge, self.batch_size, outputs, self.num_classes)
         if "defense" in knowledge:
             knowledge["defense"] = as_defense(knowledge["defense"])
@@ -210,20 +212,17 @@ class Observation(Value):
     @cached_property
     def _task(self) -> Task:
         defense = self.knowledge.get("defense", Defense())
-        given: dict[str, Any] = {"loss": self.loss, "local": self.local, "defense": defense}
-        return Task(model=self.network, num_classes=self.num_classes, **given)
+        return Task(model=self.network, num_classes=self.num_classes, loss=self.loss, local=self.local, defense=defense)
 
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Observation:
         """Return the same observation on another device, or in another floating-point type."""
 
-        def move(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
-            return type(value)(map(move, value)) if isinstance(value, (tuple, list)) else value
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
 
         model = copy.deepcopy(self.model).to(device=device, dtype=dtype)
-        knowledge = {name: move(value) for name, value in self.knowledge.items()}
-        return self.replace(model=model, shared=move(self.shared), knowledge=knowledge)
+        knowledge = {name: _each(value, moved) for name, value in self.knowledge.items()}
+        return self.replace(model=model, shared=_each(self.shared, moved), knowledge=knowledge)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the observation to a file that :meth:`load` reads without running any code from it.
@@ -327,7 +326,8 @@ class Observation(Value):
         return seen
 
 
-def _copied(value: Any) -> Any:
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return a value with every tensor in it changed."""
     if isinstance(value, Tensor):
-        return value.detach().clone()
-    return type(value)(map(_copied, value)) if isinstance(value, (tuple, list)) else value
+        return change(value)
+    return type(value)(_each(part, change) for part in value) if isinstance(value, (tuple, list)) else value

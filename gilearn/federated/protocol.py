@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypedDict, Unpack, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from gilearn.federated.defense import Gradients
+
+
+class Options(TypedDict, total=False):
+    """The options of a simulation; :meth:`Observation.simulate` says what each does, and what it is by default."""
+
+    masks: Sequence[Tensor] | None
+    generator: torch.Generator | None
+    create_graph: bool
+    functional: bool
 
 
 @runtime_checkable
@@ -44,16 +53,7 @@ class Observed(Protocol):
     @property
     def dtype(self) -> torch.dtype: ...  # noqa: D102
 
-    def simulate(
-        self,
-        inputs: Tensor,
-        targets: Tensor,
-        *,
-        masks: Sequence[Tensor] | None = None,
-        generator: torch.Generator | None = None,
-        create_graph: bool = True,
-        functional: bool = False,
-    ) -> Gradients:
+    def simulate(self, inputs: Tensor, targets: Tensor, **options: Unpack[Options]) -> Gradients:
         """Return what would have been shared, had the data been these; see :meth:`Observation.simulate`."""
         ...
 

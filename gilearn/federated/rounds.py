@@ -17,6 +17,7 @@ from gilearn.federated.client import run_client
 from gilearn.federated.defense import Defense, Gradients, as_defense
 from gilearn.federated.observation import Observation
 from gilearn.federated.task import LocalSteps
+from gilearn.linear import float64
 
 AGGREGATIONS = ("mean", "sum")
 """How the server puts together what clients share: the mean over all examples, or the sum over clients."""
@@ -176,18 +177,14 @@ def _mean(tensors: Sequence[Tensor | None], counts: Sequence[int]) -> Tensor | N
         return None
     if len(given) < len(tensors):
         raise ValueError("shared: a client withholds a tensor that another one shares, wanted all or none")
-    total = torch.zeros_like(_double(given[0]))
+    total = torch.zeros_like(float64(given[0]))
     lost = torch.zeros_like(total)
     for tensor, count in zip(given, counts, strict=True):
-        term = count * _double(tensor)
+        term = count * float64(tensor)
         larger = total + term
         lost += torch.where(total.abs() >= term.abs(), (total - larger) + term, (term - larger) + total)
         total = larger
     return ((total + lost) / sum(counts)).to(given[0])
-
-
-def _double(tensor: Tensor) -> Tensor:
-    return tensor.cpu().double() if tensor.device.type == "mps" else tensor.double()
 
 
 @torch.no_grad()

@@ -145,9 +145,9 @@ class Task:
         return shared, client
 
     @cached_property
-    def named_parameters(self) -> tuple[list[str], list[Tensor]]:
-        """Names and parameters of the model, looked up once: every evaluation of a search needs them."""
-        return [name for name, _ in self.model.named_parameters()], list(self.model.parameters())
+    def named_parameters(self) -> dict[str, Tensor]:
+        """The model's parameters by name, looked up once: every evaluation of a search needs them."""
+        return dict(self.model.named_parameters())
 
     @cached_property
     def _objective(self) -> nn.Module:
@@ -156,12 +156,11 @@ class Task:
 
     def _update(self, local: LocalSteps, how: _How, inputs: Tensor, targets: Tensor) -> Gradients:
         """Return the sum of the steps taken: exact where the weights before less those after would cancel."""
-        names = [name for name, _ in self.model.named_parameters()]
-        weights: dict[str, Tensor] = dict(self.model.named_parameters())
+        weights = self.named_parameters
         if how.functional:
             weights = {name: weight.detach() for name, weight in weights.items()}
         keep = how.create_graph or how.functional
-        moved: list[Tensor | None] = [None] * len(names)
+        moved: list[Tensor | None] = [None] * len(weights)
         for step in range(local.steps):
             rows = local.rows(step, len(inputs))
             gradients = self.defense.step(how.gradient(weights, inputs[rows], targets[rows]), how.client)
@@ -191,8 +190,8 @@ class _How:
     ) -> None:
         self.objective, self.client, self.explicit = objective, client, explicit
         self.create_graph, self.functional, self.defense = create_graph, functional, task.defense
-        self.names, self.parameters = task.named_parameters
-        self.trained = [parameter.requires_grad for parameter in self.parameters]
+        self.parameters = task.named_parameters
+        self.trained = [parameter.requires_grad for parameter in self.parameters.values()]
         if self.defense.per_example:
             check_mixes_nothing(task.model)
 
@@ -203,7 +202,7 @@ class _How:
             return tuple(g if g is None else g.mean(dim=0) for g in self.defense.examples(each, self.client))
         if self.functional:
             return self._functional(weights, inputs, targets, self.explicit)
-        leaves = self.parameters if weights is None else list(weights.values())
+        leaves = list((self.parameters if weights is None else weights).values())
         trained = [leaf for leaf, moves in zip(leaves, self.trained, strict=True) if moves]
         with torch.enable_grad():
             value = self._value(weights, inputs, targets, self.explicit)
@@ -218,8 +217,7 @@ class _How:
     def _functional(
         self, weights: Mapping[str, Tensor] | None, inputs: Tensor, targets: Tensor, explicit: Explicit | None
     ) -> Gradients:
-        given = dict(zip(self.names, self.parameters, strict=True)) if weights is None else weights
-        given = {name: weight.detach() if weights is None else weight for name, weight in given.items()}
+        given = {name: weight.detach() for name, weight in self.parameters.items()} if weights is None else weights
         moving = {name: weight for (name, weight), moves in zip(given.items(), self.trained, strict=True) if moves}
         bypassed: set[str] = set()
 
@@ -230,7 +228,7 @@ class _How:
             return loss
 
         found = torch.func.grad(value)(moving)
-        return tuple(None if name in bypassed else found.get(name) for name in self.names)
+        return tuple(None if name in bypassed else found.get(name) for name in self.parameters)
 
     def _examples(self, weights: Mapping[str, Tensor] | None, inputs: Tensor, targets: Tensor) -> Gradients:
         """Return every example's own gradient, each (batch, *shape)."""
@@ -249,7 +247,7 @@ class _How:
 
         missing: set[int] = set()
         each = iter(vmap(one)(inputs, targets, *masks))
-        return tuple(None if k in missing else next(each) for k in range(len(self.names)))
+        return tuple(None if k in missing else next(each) for k in range(len(self.parameters)))
 
     def _value(
         self, weights: Mapping[str, Tensor] | None, inputs: Tensor, targets: Tensor, explicit: Explicit | None

@@ -16,7 +16,7 @@ from gilearn.linear.algebra import (
     outer_residual,
     rank_and_condition,
 )
-from gilearn.linear.convolution import EXACT_RANK_UP_TO, ConvSystem, Solution, solve
+from gilearn.linear.convolution import EXACT_RANK_UP_TO, ConvSystem, Solution, Trust, solve
 
 __all__ = [
     "EXACT_RANK_UP_TO",
@@ -26,6 +26,7 @@ __all__ = [
     "LinearMap",
     "LsmrResult",
     "Solution",
+    "Trust",
     "divide",
     "float64",
     "float64_device",

@@ -28,13 +28,11 @@ _WORTH_A_THREAD = 30_000_000  # multiplications
 
 
 @dataclass(frozen=True, kw_only=True)
-class Solution:
-    """The input of one layer, and how far to trust it.
+class Trust:
+    """How far to trust what a layer's system says about its input.
 
     Args:
-        x: The input, float64, in its shape. Where ``rank`` is below ``unknowns``: of all that solve the system as well,
-            the one of least norm.
-        unknowns: Values of ``x``.
+        unknowns: Values of the input.
         equations: Rows of the system.
         rank: Of the system's matrix: measured by its singular values if ``measured``, else the bound of
             :meth:`ConvSystem.rank_bound`, which it cannot exceed.
@@ -46,7 +44,6 @@ class Solution:
         iterations: Of LSMR.
     """
 
-    x: Tensor = field(repr=False)
     unknowns: int
     equations: int
     rank: int
@@ -57,8 +54,20 @@ class Solution:
 
     @property
     def deficiency(self) -> int:
-        """How many directions of the input the layer does not determine."""
+        """How many directions of the input the system leaves open; at least as many if not ``measured``."""
         return self.unknowns - self.rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solution(Trust):
+    """The input of one layer, and how far to trust it.
+
+    Args:
+        x: The input, float64, in its shape. Where ``rank`` is below ``unknowns``: of all that solve the system as well,
+            the one of least norm.
+    """
+
+    x: Tensor = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,8 +68,9 @@ class _Functional:
         searched, given = self._taken(flat)
         slopes, values = self.each(searched, given)
         if not self.many:
-            return _known(values[None], [slope[None] for slope in slopes], [[flat[0][k]] for k in self.searched])
-        return _known(values, slopes, [[tensors[k] for tensors in flat] for k in self.searched])
+            slopes, values = [slope[None] for slope in slopes], values[None]
+        variables = [tensors[k] for k in self.searched for tensors in flat]
+        return _Known.apply(values, slopes, *variables)  # type: ignore[no-any-return,no-untyped-call]
 
     def _taken(self, flat: list[list[Tensor]]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Return what is searched and what is given, as the function takes it: with an axis of restarts if it maps."""
@@ -82,15 +83,11 @@ class _Functional:
         return tuple(map(taken, self.searched)), tuple(map(taken, self.given))
 
 
-def _known(values: Tensor, slopes: Sequence[Tensor], arguments: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Return the values, with these derivatives in the arguments, each of which is a tensor per restart."""
-    flat = [tensor for restarts in arguments for tensor in restarts]
-    return _Known.apply(values, slopes, len(values), *flat)  # type: ignore[no-any-return,no-untyped-call]
-
-
 class _Known(torch.autograd.Function):
+    """The values, with these derivatives in the variables: of each that is searched, a tensor per restart."""
+
     @staticmethod
-    def forward(ctx: Any, values: Tensor, slopes: Sequence[Tensor], restarts: int, *flat: Tensor) -> Tensor:
+    def forward(ctx: Any, values: Tensor, slopes: Sequence[Tensor], *variables: Tensor) -> Tensor:
         ctx.slopes = slopes
         return values.clone()
 
@@ -98,7 +95,7 @@ class _Known(torch.autograd.Function):
     def backward(ctx: Any, *received: Tensor) -> Any:
         factors = received[0].unbind()
         flat = [factor * row for slope in ctx.slopes for factor, row in zip(factors, slope, strict=True)]
-        return None, None, None, *flat
+        return None, None, *flat
 
 
 def _checked(each: Callable[..., Any], *given: tuple[Tensor, ...]) -> Callable[..., Any]:

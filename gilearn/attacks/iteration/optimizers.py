@@ -169,12 +169,10 @@ class FirstOrder(Value):
     patience: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.lr >= 0:
-            raise ValueError(f"lr: got {self.lr}, wanted 0 or more")
-        if self.noise < 0:
-            raise ValueError(f"noise: got {self.noise}, wanted 0 or more")
-        if self.patience is not None and self.patience < 0:
-            raise ValueError(f"patience: got {self.patience}, wanted 0 or more")
+        for name in ("lr", "noise", "patience"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name}: got {value}, wanted 0 or more")
 
     @property
     def separable(self) -> bool:

@@ -42,16 +42,7 @@ up to three starts, of which one that explains the gradient is the last.
 Chapter: deep-leakage. Source: zhu2019.
 """
 
-iDLG = GradientMatching(
-    initialization=Gaussian(),
-    labels=labels.IDLG(),
-    distance=Euclidean(),
-    optimizer=LBFGS(),
-    iterations=300,
-    restarts=3,
-    tolerance=1e-12,
-    dtype=torch.float64,
-)
+iDLG = DLG.replace(labels=labels.IDLG())
 """Improved DLG (Zhao et al., 2020): the label of a single example first, then the input by L-BFGS.
 
 Survey: Uniform, l2 distance, L-BFGS. The released code draws a Gaussian, as ours does, and stops at a loss below 1e-6.
@@ -61,17 +52,7 @@ upset.
 Chapter: labels-single. Source: zhao2020.
 """
 
-CPL = GradientMatching(
-    initialization=Tiled(parts=2),
-    labels=labels.IDLG(),
-    distance=Euclidean(),
-    regularizers=(LabelConsistency(weight=1.0),),
-    optimizer=LBFGS(),
-    iterations=300,
-    restarts=3,
-    tolerance=1e-12,
-    dtype=torch.float64,
-)
+CPL = iDLG.replace(initialization=Tiled(parts=2), regularizers=(LabelConsistency(weight=1.0),))
 """The client privacy leakage framework (Wei et al., 2020): a patterned start and a term for the label.
 
 Survey: Geometric, 128x128, batch 8, l2 distance, L-BFGS, R_y. The released code starts from one random tile, repeated

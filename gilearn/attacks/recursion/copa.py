@@ -15,12 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gilearn.attacks.base import Reconstruction
 from gilearn.attacks.recursion.activations import is_relu, walk_back
-from gilearn.attacks.recursion.chain import Link, one_client
+from gilearn.attacks.recursion.chain import Link
 from gilearn.attacks.recursion.reports import LayerReport
-from gilearn.attacks.recursion.rgap import Recursion, State, recur, system_of
-from gilearn.federated import Observed
+from gilearn.attacks.recursion.rgap import Recursion, State, system_of
 from gilearn.linear import GRAM_TOLERANCE, RANK_TOLERANCE, ConvSystem, least_squares, rank_and_condition
 
 
@@ -31,6 +29,9 @@ class PullBack(Recursion):
     Where all ranks are full this is R-GAP. Our reading of the paper's abstract: its exact functional is not in the text
     that we work from. The pull-back reaches one convolution back, through any activations that have an inverse (a
     ReLU has none), and holds the layer's matrix in memory: 32 bytes x the square of its unknowns.
+
+    A layer whose open directions were closed, or tried to, has a report with both layers' names; its rank counts both
+    layers' constraints, and ``iterations`` are those of Gauss-Newton.
 
     Args:
         steps: Gauss-Newton steps per pull-back, from 1.
@@ -47,16 +48,6 @@ class PullBack(Recursion):
         for name in ("steps", "pull_back_up_to"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, wanted at least 1")
-
-    def reconstruct(
-        self, seen: Observed, *, seed: int, snapshots: int, progress: bool, time_limit: float | None
-    ) -> Reconstruction:
-        """Run the attack; see :meth:`gilearn.attacks.recursion.rgap.Recursion.reconstruct`.
-
-        A layer whose open directions were closed, or tried to, has a report with both layers' names; its rank counts
-        both layers' constraints, and ``iterations`` are those of Gauss-Newton.
-        """
-        return recur(self, one_client(seen), self.step)
 
     def step(self, chain: list[Link], state: State) -> tuple[State, int]:
         """Go back through the chain's last link, with the help of the convolution before it where it needs one."""
@@ -160,17 +151,17 @@ class PullBackConstraints:
         assert isinstance(self.first.module, nn.Conv2d)
         bias = self.first.module.bias
         self.bias = None if bias is None else bias.detach().view(-1, 1, 1)
-        self.outputs = ConvSystem.of(self.first.module, self.first.input_shape, None)
-        self.matrix = self.outputs.dense()
-        rows, unknowns = self.matrix.shape
-        basis, triangle = torch.linalg.qr(self.matrix, mode="complete" if rows >= unknowns else "reduced")
+        matrix = ConvSystem.of(self.first.module, self.first.input_shape, None).dense()
+        rows, unknowns = matrix.shape
+        basis, triangle = torch.linalg.qr(matrix, mode="complete" if rows >= unknowns else "reduced")
         diagonal = triangle.diagonal().abs()
         self.determined = rows >= unknowns and bool(diagonal.min() > RANK_TOLERANCE * diagonal.max())
         if self.determined:
             self.unreachable = basis[:, unknowns:].T
             self.split = basis[:, :unknowns], triangle[:unknowns]
         else:
-            self.unreachable = _left_null_space(self.matrix)
+            left, sizes, _ = torch.linalg.svd(matrix, full_matrices=True)
+            self.unreachable = left[:, int((sizes > RANK_TOLERANCE * sizes[0]).sum()) :].T
         self.implies_gradient = self.determined and self.first.weight_gradient is not None
         self.size = 1.0
 
@@ -199,9 +190,3 @@ class PullBackConstraints:
         basis, triangle = self.split
         inputs: Tensor = torch.linalg.solve_triangular(triangle, basis.T @ outputs, upper=True)
         return inputs
-
-
-def _left_null_space(matrix: Tensor) -> Tensor:
-    left, sizes, _ = torch.linalg.svd(matrix, full_matrices=True)
-    space: Tensor = left[:, int((sizes > RANK_TOLERANCE * sizes[0]).sum()) :].T
-    return space

@@ -172,7 +172,7 @@ def layer_inputs(seen: Observation) -> dict[str, Tensor]:
     """
     found = {}
     for name, module in seen.model.named_modules():
-        if isinstance(module, nn.Linear) and module.bias is not None:
+        if isinstance(module, nn.Linear):
             weight, bias = seen.gradient_of(module.weight), seen.gradient_of(module.bias)
             if weight is not None and bias is not None and (bias != 0).any():
                 found[name] = layer_input(weight, bias)

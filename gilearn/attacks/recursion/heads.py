@@ -123,9 +123,6 @@ def _softmax(gradient: Tensor, weight: Tensor) -> list[HeadSolution]:
     found = []
     for sign in (1, -1):
         u, v = sign * left[:, 0], sign * right[0]
-        negative = (u < 0).nonzero().flatten().tolist()
-        if len(negative) != 1 and len(u) > 2 and sign == 1 and int((u > 0).sum()) == 1:
-            continue
         label = int(u.argmin())
         logits = weight @ v
         reach = float(-size[0] * u[label])  # the features' norm times (1 - p)

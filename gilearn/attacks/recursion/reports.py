@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from gilearn.linear import Trust
+
 
 class RecursionWarning(UserWarning):
     """The gradient does not determine what comes back; see the kinds of it."""
@@ -25,21 +27,15 @@ class TwinWarning(RecursionWarning):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerReport:
-    """What the recursion found at one layer, and how far to trust it; see :class:`gilearn.linear.Solution`.
+class LayerReport(Trust):
+    """What the recursion found at one layer, and how far to trust it; the rest is :class:`gilearn.linear.Trust`'s.
+
+    A rank that was not measured is a bound that generic weights attain; where rows were dropped, less than it is
+    possible. ``residual`` is that of the layer's system, a reconstruction's own the mismatch of the whole gradient.
 
     Args:
         layer: The module's name.
-        unknowns: Values of its input.
-        equations: Rows of its system.
         dropped: Outputs that are no equations, because a ReLU hides them.
-        rank: Of the system.
-        measured: Whether ``rank`` was measured. If not, it is a bound from above, which generic weights attain; where
-            rows were dropped, less than it is possible.
-        condition: Of the scaled system; an estimate from below where the rank was not measured.
-        residual: What the solution leaves unexplained of the system, relative and scaled. (A reconstruction's own
-            ``residual`` is the mismatch of the whole gradient.)
-        iterations: Of the solver.
         saturated: Values of the solution so near to a bound of the activation that put them out that less than half of
             their digits survive its inverse.
         violation: Norm of what lies beyond these bounds over the norm of the solution: no input of the layer before
@@ -49,22 +45,10 @@ class LayerReport:
     """
 
     layer: str
-    unknowns: int
-    equations: int
-    rank: int
-    measured: bool
-    condition: float
-    residual: float
-    iterations: int
     dropped: int = 0
     saturated: int = 0
     violation: float = 0.0
     courses: tuple[tuple[float, ...], ...] = ()
-
-    @property
-    def deficiency(self) -> int:
-        """How many directions of the layer's input its system leaves open; at least as many if not ``measured``."""
-        return self.unknowns - self.rank
 
     @property
     def misfit(self) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -49,10 +48,6 @@ class State:
     branch: str
     reports: tuple[LayerReport, ...] = ()
     known: Tensor | None = field(default=None, repr=False)
-
-
-Step = Callable[[list[Link], State], tuple[State, int]]
-"""Goes back from the output of the chain's last link; returns the state at an earlier input and the links it took."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +109,10 @@ class Recursion(Attack):
             SaturationWarning: An activation's outputs lie at its bounds.
             TwinWarning: Several inputs in range explain the gradient.
         """
-        return recur(self, one_client(seen), self.step)
+        return _recur(self, one_client(seen))
 
     def step(self, chain: list[Link], state: State) -> tuple[State, int]:
-        """Go back through the chain's last link."""
+        """Go back through the chain's last link; return the state at an earlier input and the links that took."""
         link = chain[-1]
         if not link.solves:
             back = walk_back(link, state.value, state.delta, state.known)
@@ -135,7 +130,10 @@ class Recursion(Attack):
         else:
             system = system_of(link, state)
             found = self.solve(link, system, state.value)
-            value, delta, report = found.x, system.transposed(system.weight, state.delta), _report(link, system, found)
+            dropped = 0 if system.known is None else int((~system.known).sum())
+            trust = {name: told for name, told in vars(found).items() if name != "x"}
+            report = LayerReport(layer=link.name, dropped=dropped, **trust)
+            value, delta = found.x, system.transposed(system.weight, state.delta)
         return dataclasses.replace(state, value=value, delta=delta, known=None, reports=(*state.reports, report)), 1
 
     def solve(self, link: Link, system: ConvSystem, value: Tensor) -> Solution:
@@ -152,7 +150,7 @@ class Recursion(Attack):
         )
 
 
-def recur(attack: Recursion, seen: Observation, step: Step) -> Reconstruction:
+def _recur(attack: Recursion, seen: Observation) -> Reconstruction:
     """Walk back from every start that explains the last layer, drop those that do not fit, return the one that does."""
     began = time.perf_counter()
     chain = links(seen)
@@ -162,7 +160,7 @@ def recur(attack: Recursion, seen: Observation, step: Step) -> Reconstruction:
         moved = []
         for at, state in walks:
             if at == furthest:
-                state, taken = step(chain[:at], state)
+                state, taken = attack.step(chain[:at], state)
                 at -= taken
             moved.append((at, state))
         walks = _consistent(moved)
@@ -248,20 +246,6 @@ def _linear(link: Link, state: State) -> tuple[Tensor, LayerReport]:
         dropped=dropped,
     )
     return x, report
-
-
-def _report(link: Link, system: ConvSystem, found: Solution) -> LayerReport:
-    return LayerReport(
-        layer=link.name,
-        unknowns=found.unknowns,
-        equations=found.equations,
-        rank=found.rank,
-        measured=found.measured,
-        condition=found.condition,
-        residual=found.residual,
-        iterations=found.iterations,
-        dropped=0 if system.known is None else int((~system.known).sum()),
-    )
 
 
 def _consistent(walks: list[tuple[int, State]]) -> list[tuple[int, State]]:

@@ -51,7 +51,7 @@ class SPN(Attack):
         if not isinstance(layer, (nn.Conv2d, nn.Linear)):
             raise ValueError(f"seen: the first layer is a {type(layer).__name__}, wanted Conv2d or Linear")
         weight, bias = seen.gradient_of(layer.weight), seen.gradient_of(layer.bias)
-        if layer.bias is None or weight is None or bias is None:
+        if weight is None or bias is None:
             raise ValueError(
                 "seen: the first layer has no bias, or its gradient was withheld, and the system needs both"
             )
