@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -172,6 +173,20 @@ def test_diagram():
             notebook.diagram(boxes, [arrow])
     with pytest.raises(ValueError, match="kind: got 'secret', wanted one of plain, private"):
         notebook.Box(0, 0, "", "secret")
+
+
+def test_figures_show_after_a_diagram(tmp_path):
+    """The first figure of a notebook loads the backend; in the style's context that would switch showing off."""
+    (tmp_path / "cell.py").write_text(
+        "import matplotlib.pyplot as plt\n"
+        "from gilearn import notebook\n"
+        "notebook.diagram({'a': notebook.Box(1, 1, 'client')})\n"
+        "print(plt.isinteractive())\n"
+    )
+    command = [sys.executable, "-m", "IPython", "--colors=NoColor", str(tmp_path / "cell.py")]
+    inline = os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "IPYTHONDIR": str(tmp_path)}
+    ran = subprocess.run(command, env=inline, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip().endswith("True")
 
 
 @pytest.mark.parametrize(
