@@ -98,7 +98,7 @@ def _arrow(axis: Any, start: Text, end: Text, words: str, bend: float) -> None:
         "patchB": end.get_bbox_patch(),
         "connectionstyle": f"arc3,rad={bend}",
     }
-    axis.annotate("", (x1, y1), (x0, y0), arrowprops=line, zorder=2)
+    axis.annotate("", (x1, y1), (x0, y0), arrowprops=line, zorder=3.5)  # after the boxes: drawing moves their edges
     if words:
         # Beside the middle of the arrow, on the side to which it bends.
         length = max(((x1 - x0) ** 2 + (y1 - y0) ** 2) ** 0.5, 1e-9)
