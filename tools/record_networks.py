@@ -198,6 +198,9 @@ def by_training(activation: str, epochs: int, case: int) -> dict[str, float]:
 
 def plan() -> Iterator[tuple[Callable[..., dict[str, float]], dict[str, Any]]]:
     for case in CASES:
+        for mode, name in (("inference", "cosine"), ("inference", "l1"), ("training", "cosine")):
+            yield by_shortcut, {"shortcut": True, "mode": mode, "distance": name} | {"rate": 0.1, "case": case}
+    for case in CASES:
         rest: dict[str, Any] = {"rate": 0.1, "case": case}
         for activation in ("relu", "gelu"):
             for epochs in (0, 32):
@@ -206,9 +209,6 @@ def plan() -> Iterator[tuple[Callable[..., dict[str, float]], dict[str, Any]]]:
             yield by_shape, {"depth": depth, "width": width, "iterations": iterations} | rest
         for name in DISTANCES:
             yield by_activation, {"activation": "sigmoid", "distance": name, "iterations": 400} | rest
-    for case in CASES:
-        for mode, name in (("inference", "cosine"), ("inference", "l1"), ("training", "cosine")):
-            yield by_shortcut, {"shortcut": True, "mode": mode, "distance": name} | {"rate": 0.1, "case": case}
     yield from tuning(10)
 
 
