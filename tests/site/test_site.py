@@ -106,7 +106,7 @@ def visit(base, browser):
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on("response", lambda r: complaints.append(f"{r.status} {r.url}") if r.status >= 400 else None)
         tab.goto(base + page)
-        tab.wait_for_load_state("networkidle")
+        tab.evaluate("document.fonts.ready.then(() => null)")
         if tab.locator(".math").count():
             tab.wait_for_selector("mjx-container")
             tab.evaluate("MathJax.startup.promise.then(() => null)")
@@ -163,8 +163,9 @@ FORMULAS = """() => [...document.querySelectorAll('div.math mjx-container')].fil
 SLEEPS = """() => [...document.querySelectorAll(
         '.bd-article :is(pre, .results, .text_html, .pst-scrollable-table-container, mjx-container)')]
     .filter(e => e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 1 && !e.closest('.toggle-hidden'))
-    .filter(e => getComputedStyle(e).overflowX !== 'auto' || e.tabIndex < 0)
-    .map(e => e.outerHTML.slice(0, 200))"""
+    .map(e => [e, getComputedStyle(e).overflowX])
+    .filter(([e, overflow]) => overflow === 'hidden' || overflow === 'auto' && e.tabIndex < 0)
+    .map(([e]) => e.outerHTML.slice(0, 200))"""
 
 
 @pytest.mark.parametrize("width", [1280, 390])
