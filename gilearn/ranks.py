@@ -45,30 +45,37 @@ def gradient_spectrum(
 
     Chapter: deep-leakage. Source: survey, section 3.2.
     """
-    check_name("loss", loss, LOSSES)
-    x, y, _ = check_batch(model, x, y)
-    if chunk < 1:
-        raise ValueError(f"chunk: got {chunk}, wanted at least 1")
-    model = stripped(_in_float64(model))
-    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    device = next(iter(parameters.values())).device
-    x = float64(x.to(device))
-    y = y.to(device)
-
-    def objective(weights: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        return LOSSES[loss](functional_call(model, weights, (inputs,)), y)
-
-    def shared(flat: Tensor) -> Tensor:
-        return torch.cat([g.flatten() for g in grad(objective)(parameters, flat.view_as(x)).values()])
-
-    flat = x.flatten()
-    directions = torch.eye(len(flat), dtype=torch.float64, device=device)
-    jacobian = torch.empty(len(flat), sum(p.numel() for p in parameters.values()), dtype=flat.dtype, device=device)
-    for part, rows in zip(torch.split(directions, chunk), torch.split(jacobian, chunk), strict=True):
-        rows.copy_(vmap(lambda v: jvp(shared, (flat,), (v,))[1])(part))
-    gram = jacobian @ jacobian.T
+    gram = _gram(model, x, y, loss, chunk)
     values: Tensor = torch.linalg.eigvalsh(gram).flip(0).clamp_min(0).sqrt()
     return values
+
+
+def gradient_modes(
+    model: nn.Module, x: Tensor, y: Tensor, *, loss: str = "cross_entropy", chunk: int = 128
+) -> tuple[Tensor, Tensor]:
+    """Return the singular values of :func:`gradient_spectrum`, and the directions in the input that belong to them.
+
+    An error in a reconstruction is the sum of its parts along the directions: those with a singular value of zero are
+    the ones that the gradient does not show.
+
+    Args:
+        model: As that of :func:`gradient_spectrum`.
+        x: Inputs (batch, ...) at which to linearize.
+        y: Their labels (batch,), or class probabilities, taken as known.
+        loss: A key of :data:`gilearn.federated.LOSSES`.
+        chunk: Directions per pass; more need more memory.
+
+    Returns:
+        The values (n,), falling, and the directions (n, n), orthonormal, a column each; float64. n counts the numbers
+        in ``x``.
+
+    Raises:
+        ValueError: As :func:`gradient_spectrum`.
+
+    Chapter: deep-leakage.
+    """
+    squares, directions = torch.linalg.eigh(_gram(model, x, y, loss, chunk))
+    return squares.flip(0).clamp_min(0).sqrt(), directions.flip(1)
 
 
 def rank_report(
@@ -128,6 +135,32 @@ def rank_report(
         }
         virtual = max(0, outputs - unknowns)
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("layer")
+
+
+def _gram(model: nn.Module, x: Tensor, y: Tensor, loss: str, chunk: int) -> Tensor:
+    """Return the products of the gradient's derivatives along every pair of the inputs' numbers."""
+    check_name("loss", loss, LOSSES)
+    x, y, _ = check_batch(model, x, y)
+    if chunk < 1:
+        raise ValueError(f"chunk: got {chunk}, wanted at least 1")
+    model = stripped(_in_float64(model))
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    device = next(iter(parameters.values())).device
+    x = float64(x.to(device))
+    y = y.to(device)
+
+    def objective(weights: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        return LOSSES[loss](functional_call(model, weights, (inputs,)), y)
+
+    def shared(flat: Tensor) -> Tensor:
+        return torch.cat([g.flatten() for g in grad(objective)(parameters, flat.view_as(x)).values()])
+
+    flat = x.flatten()
+    directions = torch.eye(len(flat), dtype=torch.float64, device=device)
+    jacobian = torch.empty(len(flat), sum(p.numel() for p in parameters.values()), dtype=flat.dtype, device=device)
+    for part, rows in zip(torch.split(directions, chunk), torch.split(jacobian, chunk), strict=True):
+        rows.copy_(vmap(lambda v: jvp(shared, (flat,), (v,))[1])(part))
+    return jacobian @ jacobian.T
 
 
 def _in_float64(model: nn.Module) -> nn.Module:

@@ -65,7 +65,11 @@ def test_two_filters_fail_and_say_why(photos):
 def test_through_an_activation_by_gauss_newton(photos, activation):
     error, found = attacked(COPA, victim(4, activation), photos)
     assert error < 1e-9
-    assert found.details["layers"][1].iterations > 1
+    report = found.details["layers"][1]
+    assert report.iterations > 1
+    assert report.iterations == sum(len(course) - 1 for course in report.courses)
+    assert all(course[-1] < course[0] for course in report.courses)
+    assert report.courses[-1][-1] == pytest.approx(report.residual, abs=1e-12)
 
 
 def test_where_all_ranks_are_full_it_is_rgap(photos):

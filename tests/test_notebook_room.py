@@ -6,6 +6,7 @@ import base64
 import datetime
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -48,8 +49,15 @@ def test_scrubber(film):
 
 def test_scrubber_takes_figures_and_arrays(photos):
     figure = plotting.gallery(photos[0][:2])
-    assert notebook.scrubber([figure, figure], alt="two").size[0] > 100
-    assert notebook.scrubber([np.zeros((6, 9), np.uint8)], alt="one").size == (9, 6)
+    drawn = notebook.scrubber([figure, figure], alt="two")
+    assert drawn.size[0] > 100
+    assert "pixelated" not in drawn._repr_html_(), "a drawing keeps its size"
+    pixels = notebook.scrubber([np.zeros((6, 9), np.uint8), np.ones((6, 9), np.uint8)], alt="one")
+    assert pixels.size == (9, 6)
+    page = pixels._repr_html_()
+    assert "width:min(100%, 720px);image-rendering:pixelated" in page, "pixels fill the page"
+    assert 'value="0"' in page, "it opens on the first frame"
+    assert page.index("trust the notebook") < page.index("small').remove()"), "until the script removes it"
 
 
 @pytest.fixture
@@ -281,6 +289,20 @@ def test_diagram():
             notebook.diagram(boxes, [arrow])
     with pytest.raises(ValueError, match="kind: got 'secret', wanted one of plain, private"):
         notebook.Box(0, 0, "", "secret")
+
+
+def test_figures_show_after_a_diagram(tmp_path):
+    """The first figure of a notebook loads the backend; in the style's context that would switch showing off."""
+    (tmp_path / "cell.py").write_text(
+        "import matplotlib.pyplot as plt\n"
+        "from gilearn import notebook\n"
+        "notebook.diagram({'a': notebook.Box(1, 1, 'client')})\n"
+        "print(plt.isinteractive())\n"
+    )
+    command = [sys.executable, "-m", "IPython", "--colors=NoColor", str(tmp_path / "cell.py")]
+    inline = os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "IPYTHONDIR": str(tmp_path)}
+    ran = subprocess.run(command, env=inline, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip().endswith("True")
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,6 @@ BOOK = ROOT / "book"
 TEXTS = texts()
 CHAPTERS = [p for p in TEXTS if p.parent != BOOK]
 NEW = [p for p in CHAPTERS if parameters_of(jupytext.read(p)) is not None]  # the others follow
-# Not yet rewritten; this list only gets shorter.
-WITH_MACROS = {"convolution", "r-gap", "distances", "networks", "deep-leakage", "measuring-leakage", "perceptron"}
-WITH_MACROS |= {"federated-learning"}
 each_notebook = pytest.mark.parametrize("text", TEXTS, ids=lambda p: p.stem)
 each_chapter = pytest.mark.parametrize("text", CHAPTERS, ids=lambda p: p.stem)
 each_new = pytest.mark.parametrize("text", NEW, ids=lambda p: p.stem)
@@ -181,8 +178,7 @@ def test_every_picture_has_words(text):
 @pytest.mark.parametrize("path", pages("md"), ids=lambda p: p.stem)
 def test_equations_need_no_macros(path):
     """JupyterLab does not know those of the site's configuration."""
-    used = set(re.findall(r"\\(?:norm|Loss|inner)\b", path.read_text()))
-    assert not used or path.stem in WITH_MACROS, used
+    assert re.findall(r"\\(?:norm|Loss|inner)\b", path.read_text()) == []
 
 
 def test_labels_are_unique_in_the_whole_book():

@@ -43,6 +43,16 @@ def test_the_spectrum_is_that_of_the_gradients_the_client_sends(digits, model, t
     torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-6 * float(expected[0]))
 
 
+def test_modes_are_the_directions_of_the_spectrum(digits):
+    model = models.mlp(64, (4,)).double()
+    x, y = digits[0][:1].double(), digits[1][:1]
+    values, directions = ranks.gradient_modes(model, x, y)
+    torch.testing.assert_close(values, ranks.gradient_spectrum(model, x, y), rtol=1e-6, atol=1e-7 * float(values[0]))
+    torch.testing.assert_close(directions.T @ directions, torch.eye(64, dtype=torch.float64))
+    moved = (jacobian_by_differences(model, x, y).T @ directions).norm(dim=0)
+    torch.testing.assert_close(moved, values, rtol=1e-4, atol=1e-6 * float(values[0]))
+
+
 def test_a_batch_of_twins_hides_half_of_its_directions(digits):
     """Moving one of two equal inputs against the other changes nothing to first order."""
     model = models.lenet(1, 10, size=8, strides=(1, 1, 1))

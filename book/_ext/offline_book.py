@@ -3,10 +3,12 @@
 * Thebe goes: it points at a CDN, and its inline script is emitted twice, which is a script error on every page.
 * A page made from an executed notebook offers its text (.md) for download beside it.
 * Widget scripts go: no stored output has widget state.
+* A link to a notebook in a stored output, which JupyterLab follows to the notebook, leads to its page.
 """
 
 from __future__ import annotations
 
+import posixpath
 import shutil
 from pathlib import Path
 
@@ -34,6 +36,13 @@ def no_thebe_nodes(app, doctree, docname):
             node.parent.remove(node)
 
 
+def link_pages(app, doctree, docname):
+    for link in doctree.findall(nodes.reference):
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(docname), link.get("refuri", "")))
+        if target.endswith(".ipynb") and target.removesuffix(".ipynb") in app.env.found_docs:
+            link["refuri"] = app.builder.get_relative_uri(docname, target.removesuffix(".ipynb"))
+
+
 def offer_text(app, pagename, templatename, context, doctree):
     if doctree is None or Path(app.env.doc2path(pagename)).suffix != ".ipynb":
         return
@@ -58,4 +67,5 @@ def setup(app):
     app.connect("html-page-context", offer_text, priority=600)  # after the theme has made its buttons (501)
     app.connect("html-page-context", no_thebe_scripts, priority=900)
     app.connect("doctree-resolved", no_thebe_nodes, priority=900)
+    app.connect("doctree-resolved", link_pages, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -63,6 +63,7 @@ def diagram(
         if start not in boxes or end not in boxes or start == end:
             raise ValueError(f"arrows: got one from {start!r} to {end!r}, wanted names out of {', '.join(boxes)}")
     both_ways = {(start, end) for start, end, *_ in arrows} & {(end, start) for start, end, *_ in arrows}
+    plt.draw_if_interactive()  # type: ignore[no-untyped-call]  # loads the backend before the style's context
     with plt.style.context(STYLE):
         figure = plt.figure(figsize=size, layout="none")
         try:
@@ -98,7 +99,7 @@ def _arrow(axis: Any, start: Text, end: Text, words: str, bend: float) -> None:
         "patchB": end.get_bbox_patch(),
         "connectionstyle": f"arc3,rad={bend}",
     }
-    axis.annotate("", (x1, y1), (x0, y0), arrowprops=line, zorder=2)
+    axis.annotate("", (x1, y1), (x0, y0), arrowprops=line, zorder=4)  # after the boxes, whose places it needs
     if words:
         # Beside the middle of the arrow, on the side to which it bends.
         length = max(((x1 - x0) ** 2 + (y1 - y0) ** 2) ** 0.5, 1e-9)
@@ -109,4 +110,4 @@ def _arrow(axis: Any, start: Text, end: Text, words: str, bend: float) -> None:
         place = {"ha": "left", "va": "center"} if upright else {"ha": "center", "va": "bottom"}
         shift = (0.08, 0.0) if upright else (0.0, 0.05)
         white = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8}
-        axis.text(x + shift[0], y + shift[1], words, fontsize=9, bbox=white, zorder=4, **place)
+        axis.text(x + shift[0], y + shift[1], words, fontsize=9, bbox=white, zorder=5, **place)

@@ -12,6 +12,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+WIDTH = 720
+"""Pixels that pictures under a slider are enlarged to, where there is room."""
+_ASLEEP = "The slider sleeps: in JupyterLab, run this cell, or trust the notebook."  # the script removes it
 _SCRIPT = """
 (function () {
   var me = document.currentScript, root = me ? me.closest('.scrub') : document.getElementById('%(id)s');
@@ -45,6 +48,7 @@ _SCRIPT = """
     timer = setInterval(advance, data.interval);
   });
   button.hidden = slider.hidden = false;
+  root.querySelector('small').remove();
   show();
 })();
 """
@@ -86,6 +90,7 @@ class Scrubber:
             raise ValueError(f"start: got {start}, wanted a frame from {-len(frames)} to {len(frames) - 1}")
         pictures = [_picture(frame) for frame in frames]
         self.size = pictures[0].size
+        self.drawn = hasattr(frames[0], "savefig")  # a drawing keeps its size; pixels are enlarged
         self.sources = [f"data:image/png;base64,{_encoded(picture, colours=64)}" for picture in pictures]
         self.still = _encoded(pictures[-1])
         self.labels, self.alt, self.interval = labels, alt, interval
@@ -96,14 +101,15 @@ class Scrubber:
         data = {"sources": self.sources, "labels": self.labels, "alt": self.alt, "interval": self.interval}
         payload = json.dumps(data).replace("<", "\\u003c")
         width, height = self.size
+        look = "max-width:100%" if self.drawn else f"width:min(100%, {max(width, WIDTH)}px);image-rendering:pixelated"
         alt, label = html.escape(self.alt), html.escape(self.labels[self.start])
         return (
             f'<div class="scrub" id="{self.id}" role="group" aria-label="{alt}">'
             f'<img src="{self.sources[self.start]}" width="{width}" height="{height}" alt="{alt}, {label}"'
-            ' style="max-width:100%;height:auto;image-rendering:pixelated">'
+            f' style="{look};height:auto">'
             '<div><button type="button" hidden>Play</button> '
             f'<input type="range" hidden min="0" max="{len(self.sources) - 1}" value="{self.start}" step="1"'
-            f' aria-label="{alt}: frame"> <output>{label}</output></div>'
+            f' aria-label="{alt}: frame"> <output>{label}</output> <small>{_ASLEEP}</small></div>'
             f'<script type="application/json">{payload}</script><script>{_SCRIPT % {"id": self.id}}</script></div>'
         )
 

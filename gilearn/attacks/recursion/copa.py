@@ -69,10 +69,13 @@ class PullBack(Recursion):
         coefficients = torch.zeros(directions.shape[1], dtype=torch.float64, device=start.device)
         # Reachability alone is exact in the signs that the layer already fixes; the gradient joins in afterwards, if at
         # all: with wrong signs its rows mislead.
-        taken, closed, spread = 0, 0, float("inf")
+        closed, spread = 0, float("inf")
+        courses: list[tuple[float, ...]] = []
         for with_gradient in (False, True):
-            coefficients, misfit, tangent, steps = self._newton(earlier, start, directions, coefficients, with_gradient)
-            taken += steps
+            coefficients, misfit, tangent, course = self._newton(
+                earlier, start, directions, coefficients, with_gradient
+            )
+            courses.append(course)
             closed, spread = rank_and_condition(tangent)
             if closed == len(coefficients) or not earlier.implies_gradient:
                 break
@@ -84,19 +87,20 @@ class PullBack(Recursion):
             measured=True,
             condition=spread,
             residual=max(left_over, float(misfit.norm()) / earlier.size),
-            iterations=taken,
+            iterations=sum(len(course) - 1 for course in courses),
             dropped=0 if system.known is None else int((~system.known).sum()),
+            courses=tuple(courses),
         )
         value = (start + directions @ coefficients).view(system.input_shape)
         return dataclasses.replace(state, value=value, delta=delta, known=None, reports=(*state.reports, report))
 
     def _newton(
         self, earlier: PullBackConstraints, start: Tensor, directions: Tensor, coefficients: Tensor, with_gradient: bool
-    ) -> tuple[Tensor, Tensor, Tensor, int]:
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[float, ...]]:
         """Move along the open directions until the earlier layer's constraints hold, or no step helps."""
         misfit, tangent = earlier.constraints(start + directions @ coefficients, directions, with_gradient)
-        taken = 0
-        while taken < self.steps and float(misfit.norm()) > 1e-14 * earlier.size:
+        course = [float(misfit.norm()) / earlier.size]
+        while len(course) <= self.steps and float(misfit.norm()) > 1e-14 * earlier.size:
             move = least_squares(tangent, misfit)
             length = 1.0
             while length > 1e-3:
@@ -108,10 +112,11 @@ class PullBack(Recursion):
             else:
                 break
             gained = float(misfit.norm() / there[0].norm().clamp_min(1e-300))
-            coefficients, (misfit, tangent), taken = moved, there, taken + 1
+            coefficients, (misfit, tangent) = moved, there
+            course.append(float(misfit.norm()) / earlier.size)
             if gained < 1.001:
                 break
-        return coefficients, misfit, tangent, taken
+        return coefficients, misfit, tangent, tuple(course)
 
     def _open(self, link: Link, system: ConvSystem, value: Tensor) -> tuple[Tensor, Tensor, float]:
         """Return the layer's solution of least norm, a basis of the directions it leaves open, and the residual."""

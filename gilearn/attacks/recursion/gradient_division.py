@@ -30,8 +30,8 @@ class GradientDivision(Attack):
     deltas; ``residual`` then tells that the layer's gradient is no outer product.
 
     Args:
-        rows: ``"least_squares"`` combines all neurons, which suffers least from noise; ``"largest"`` divides at the
-            neuron with the largest bias gradient.
+        rows: ``"least_squares"`` combines all neurons, which suffers less from noise than any single one; ``"largest"``
+            divides at the neuron with the largest bias gradient.
         weight_decay: The factor w of a penalty w/2 ||parameters||^2 in the client's loss, not negative; its gradient is
             subtracted first.
 

@@ -40,12 +40,15 @@ class LayerReport(Trust):
             their digits survive its inverse.
         violation: Norm of what lies beyond these bounds over the norm of the solution: no input of the layer before
             explains that.
+        courses: Of a pull-back: what it leaves unexplained of the earlier layer's constraints, relative, at its start
+            and after every step; first of reachability alone, then, if that is not enough, with the gradient.
     """
 
     layer: str
     dropped: int = 0
     saturated: int = 0
     violation: float = 0.0
+    courses: tuple[tuple[float, ...], ...] = ()
 
     @property
     def misfit(self) -> float:
