@@ -14,7 +14,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -p tools.slowest -n $(JOBS) --durations=10
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-package test-notebooks test-site lab notebooks replicate figures bench mutants lint lock clean
+.PHONY: help book test test-package test-notebooks test-site test-lab lab notebooks replicate figures bench mutants lint lock clean
 
 help: ## List what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,6 +35,10 @@ test-notebooks: $(INSTALLED)
 test-site: $(INSTALLED) ## Scan the built site and drive it in Chromium (CHROMIUM=path)
 	$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[browser]'
 	$(BIN)/python -m pytest tests/site
+
+test-lab: $(INSTALLED) ## Drive JupyterLab in Chromium: read, run, stop, save (LAB_CHAPTERS="setup part/name")
+	$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[browser]'
+	$(ONE_THREAD) $(BIN)/python -m pytest tests/lab
 
 lab: $(INSTALLED) ## Open the notebooks in JupyterLab
 	JUPYTER_CONFIG_PATH=$(CURDIR)/.jupyter $(BIN)/jupyter lab --notebook-dir=book

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import io
 import json
 import os
@@ -59,27 +60,135 @@ def test_scrubber_takes_figures_and_arrays(photos):
     assert page.index("trust the notebook") < page.index("small').remove()"), "until the script removes it"
 
 
-def test_playground_without_a_kernel_shows_its_default(monkeypatch):
-    shown = []
-    monkeypatch.setattr("IPython.display.display", shown.append)
+@pytest.fixture
+def shown(monkeypatch):
+    """What is displayed; and that of a kernel, what a display is replaced with."""
+    displayed = []
+
+    class Handle:
+        def update(self, data, **options):
+            displayed.append(data)
+
+    class Shell:
+        class display_formatter:  # noqa: N801
+            @staticmethod
+            def format(figure):
+                return {"text/plain": repr(figure)}, {}
+
+    def display(value, **options):
+        displayed.append(value)
+        return Handle()
+
+    monkeypatch.setattr("IPython.display.display", display)
+    monkeypatch.setattr("IPython.get_ipython", Shell)
+    return displayed
+
+
+def test_playground_without_a_kernel_shows_its_default(monkeypatch, shown):
     played = notebook.playground(lambda seed, kind: (seed, kind), seed=[3, 4], kind=["a"])
     monkeypatch.setenv("GILEARN_STATIC", "1")
     played._ipython_display_()
     assert shown == [(3, "a")]
-    monkeypatch.delenv("GILEARN_STATIC")
-    played._ipython_display_()
-    assert isinstance(shown[1], ipywidgets.VBox)
 
 
-def test_playground_runs_what_is_chosen():
+def test_playground_keeps_the_picture_of_its_default_beside_the_widget(monkeypatch, shown):
+    monkeypatch.delenv("GILEARN_STATIC", raising=False)
+    notebook.playground(lambda seed, kind: (seed, kind), seed=[3, 4], kind=["a"])._ipython_display_()
+    box, figure, stored = shown
+    assert isinstance(box, ipywidgets.VBox)
+    assert figure == (3, "a")
+    assert stored["text/plain"] == "(3, 'a')"
+    assert "application/vnd.jupyter.widget-view+json" in stored
+
+
+def controls(box):
+    """By what is written on them."""
+    return {child.description: child for child in box.children[0].children}
+
+
+def test_playground_runs_what_is_chosen(shown):
     calls = []
     box = notebook.playground(lambda **chosen: calls.append(chosen), seed=[3, 4], kind=["a", "b"]).widget()
-    *choices, button = box.children[0].children
-    choices[0].value = 4
-    choices[1].value = "b"
-    button.click()
+    found = controls(box)
+    found["seed"].value = 4
+    found["kind"].value = "b"
+    found["Run"].click()
     assert calls == [{"seed": 4, "kind": "b"}]
-    assert not button.disabled
+    assert not found["Run"].disabled
+    assert "your picture" not in found
+
+
+def test_playground_shows_progress_and_is_stopped(shown):
+    def callback(seed, *, progress=False):
+        assert progress
+        raise KeyboardInterrupt
+
+    box = notebook.playground(callback, seed=[3, 4]).widget()
+    found = controls(box)
+    found["Run"].click()
+    assert found[""].value == "stopped"
+    assert not found["Run"].disabled
+    assert shown == []
+
+
+def png(width=90, height=60):
+    written = io.BytesIO()
+    Image.new("RGB", (width, height), (0, 128, 255)).save(written, "PNG")
+    return written.getvalue()
+
+
+def test_playground_takes_a_picture_of_one_s_own(shown):
+    calls = []
+    box = notebook.playground(lambda picture: calls.append(picture), picture=["face", "digit"]).widget()
+    found = controls(box)
+    content = {"name": "own.png", "type": "image/png", "size": 1, "content": memoryview(png())}
+    found["your picture"].value = [{**content, "last_modified": datetime.datetime.now(datetime.UTC)}]
+    found["Run"].click()
+    found["picture"].value = "digit"
+    found["Run"].click()
+    assert calls == [png(), "digit"]
+
+
+def titles(figure):
+    return [axis.get_title() for axis in figure.axes]
+
+
+def decibels(figure):
+    return int(titles(figure)[1].split()[1])
+
+
+def test_playgrounds_take_a_picture_by_its_path_or_its_bytes(tmp_path):
+    (tmp_path / "own.png").write_bytes(png())
+    for picture in (png(), tmp_path / "own.png", str(tmp_path / "own.png")):
+        x, y = notebook.playgrounds._photo(picture, data.PHOTOS)
+        torch.testing.assert_close(x[0, :, 5, 5], torch.tensor([0, 128 / 255, 1]))
+        assert x.shape == (1, 3, 32, 32)
+        assert y.tolist() == [0]
+    for picture, told in (
+        (b"no picture", "no picture"),
+        ("nobody", "got 'nobody', wanted one of face, .* or the path of a file"),
+    ):
+        with pytest.raises(ValueError, match=f"picture: .*{told}"):
+            notebook.playgrounds.deep_leakage(picture)
+
+
+def test_playground_of_the_recursion():
+    play = notebook.playgrounds.recursion
+    clear, narrow, noisy = play(png()), play(filters=3), play(noise=1e-3)
+    assert decibels(clear) > 60
+    assert decibels(narrow) < 30
+    assert decibels(noisy) < 30
+    with pytest.raises(ValueError, match="noise: got -1, wanted 0 or more"):
+        play(noise=-1)
+
+
+def test_playground_of_the_iteration():
+    play = notebook.playgrounds.iteration
+    assert decibels(play(iterations=40)) > decibels(play(iterations=2))
+    assert decibels(play(iterations=40, noise=3.0)) < decibels(play(iterations=40))
+    assert titles(play(png(), "squared", iterations=2))
+    with pytest.raises(ValueError, match="distance: got 'l9', wanted one of cosine, squared, absolute"):
+        play(distance="l9")
 
 
 @pytest.mark.parametrize(("picture", "iterations"), [("face", 20), ("digit", 5), ("retina", 2)])

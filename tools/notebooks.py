@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 import jupytext
 import nbformat
@@ -34,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
 EXECUTED = BOOK / "executed.json"
 PICTURE = BOOK / "_assets" / "leaked-face.png"  # the README's, which is the first figure of the book
+FORMATS = "ipynb,md:myst"
 CELL_LIMIT = 900  # seconds, for a cell that hangs
 ENVIRONMENT = {"GILEARN_STATIC": "1", "OMP_WAIT_POLICY": "passive", "PYTHONHASHSEED": "0"}
 ENVIRONMENT |= {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
@@ -126,32 +128,71 @@ def fingerprint(path: Path, common: bytes) -> str:
 
 
 def tidied(text: str) -> str:
-    """Return a text in Jupytext's own form, with the code of solutions collapsed."""
+    """Return a text in Jupytext's own form, with the code of solutions collapsed, and no other."""
     notebook = jupytext.reads(text, fmt="md:myst")
     for cell in notebook.cells:
         cell.source = cell.source.strip("\n")
-        if "solution" in cell.metadata.get("tags", []):
-            cell.metadata["jupyter"] = {"source_hidden": True}
+        collapse_solutions(cell.metadata)
     written: str = jupytext.writes(notebook, fmt="md:myst")
     return re.sub(r"\n    jupytext_version: [^\n]+", "", written, count=1)  # it would change with every installation
 
 
+def collapse_solutions(metadata: dict[str, Any]) -> None:
+    for folded in ("jupyter", "collapsed", "scrolled"):
+        metadata.pop(folded, None)
+    if "solution" in metadata.get("tags", []):
+        metadata["jupyter"] = {"source_hidden": True}
+
+
+def settle(notebook: dict[str, Any]) -> None:
+    """Take out of a notebook what says nothing: versions, widgets (their pictures stay), times, what was unfolded."""
+    notebook["metadata"] = {
+        "kernelspec": notebook["metadata"]["kernelspec"],
+        "language_info": {"name": "python", "pygments_lexer": "ipython3"},
+        "jupytext": {"formats": FORMATS},
+    }
+    for place, cell in enumerate((c for c in notebook["cells"] if c["cell_type"] == "code"), start=1):
+        cell["metadata"].pop("execution", None)
+        collapse_solutions(cell["metadata"])
+        executed = cell["execution_count"] and place  # as in a notebook that was run once, from top to bottom
+        cell["execution_count"] = executed
+        for output in cell["outputs"]:
+            if "execution_count" in output:
+                output["execution_count"] = executed
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+
+
+def before_saving(model: dict[str, Any], path: str = "", **_: Any) -> None:
+    """Let a chapter that JupyterLab saves differ from the repository's by what its reader changed, and nothing else.
+
+    A ``pre_save_hook`` of Jupyter's server (``.jupyter/jupyter_server_config.py``); other files it leaves alone.
+    """
+    content = model.get("content")
+    if model["type"] == "notebook" and content and content["metadata"].get("jupytext", {}).get("formats") == FORMATS:
+        settle(content)
+    elif (
+        model["type"] == "file" and path.endswith(".md") and f"formats: {FORMATS}\n" in content.partition("\n---\n")[0]
+    ):
+        model["content"] = tidied(content)
+
+
 def tidy(path: Path) -> None:
-    text = path.read_text()
-    if (form := tidied(text)) != text:
-        replace(path, form)
+    """Put a text, and what is stored of its twin, into the form in which JupyterLab saves them."""
+    twin = path.with_suffix(".ipynb")
+    for file, tidied_of in ((path, tidied), (twin, tidied_twin)):
+        if file.exists() and (form := tidied_of(text := file.read_text())) != text:
+            replace(file, form)
+
+
+def tidied_twin(stored: str) -> str:
+    notebook = json.loads(stored)
+    settle(notebook)
+    return nbformat.writes(nbformat.from_dict(notebook)) + "\n"
 
 
 def execute(path: Path) -> str:
     """Execute one text and write its twin; return what to print."""
     notebook = jupytext.read(path)
-    notebook.metadata = nbformat.from_dict(
-        {
-            "kernelspec": notebook.metadata["kernelspec"],
-            "language_info": {"name": "python"},
-            "jupytext": {"formats": "ipynb,md:myst"},
-        }
-    )
     for index, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{index}"
     began = time.perf_counter()
@@ -175,8 +216,8 @@ def execute(path: Path) -> str:
     ]
     if complaints:
         return "failed: it writes to stderr\n" + "\n".join(complaints)
-    for cell in notebook.cells:
-        cell.get("metadata", {}).pop("execution", None)
+    settle(notebook)
+    notebook = nbformat.from_dict(notebook)
     nbformat.validate(notebook)
     target = path.with_suffix(".ipynb")
     replace(target, nbformat.writes(notebook) + "\n")

@@ -1,33 +1,54 @@
-"""The plain functions behind the book's live playgrounds: a few choices in, a figure out."""
+"""The plain functions behind the book's live playgrounds: a few choices in, a figure out.
+
+Every one takes a picture by name, or one of your own: the path of a file, or its bytes. It is cut to its central square
+and resized to what the victim takes.
+"""
 
 from __future__ import annotations
 
+import io
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from gilearn import attacks, data, federated, models, plotting
+from gilearn.attacks.iteration import distances
 
 PICTURES = ("face", "digit", *data.PHOTOS)
-"""What :func:`deep_leakage` can attack."""
+"""What :func:`deep_leakage` can attack by name."""
+
+DISTANCES: Mapping[str, distances.Distance] = MappingProxyType(
+    {"cosine": distances.Cosine(), "squared": distances.Euclidean(), "absolute": distances.Manhattan()}
+)
+"""What :func:`iteration` compares gradients by."""
+
+Picture = str | os.PathLike[str] | bytes
 
 
-def deep_leakage(picture: str = "face", seed: int = 0, iterations: int = 20) -> Figure:
+def deep_leakage(picture: Picture = "face", seed: int = 0, iterations: int = 20, *, progress: bool = False) -> Figure:
     """Run DLG against a sigmoid LeNet on one picture and draw what leaks.
 
     Args:
-        picture: One of :data:`PICTURES`. Photographs have 32 pixels a side, the face 25, the digit 8.
+        picture: One of :data:`PICTURES`, or your own. Photographs have 32 pixels a side, the face 25, the digit 8.
         seed: Seeds the attack.
         iterations: Steps of L-BFGS, each of up to 20 evaluations; 20 are enough for the face and the digit.
+        progress: Show a progress bar.
 
     Returns:
         Original, reconstruction, difference.
 
     Raises:
-        ValueError: The picture is unknown, or ``iterations`` not positive.
+        ValueError: The picture is unknown or not readable, or ``iterations`` not positive.
 
     Chapter: deep-leakage.
     """
-    if picture not in PICTURES:
-        raise ValueError(f"picture: got {picture!r}, wanted one of {', '.join(PICTURES)}")
     if picture == "digit":
         x, y = data.digits(1)
         model = models.lenet(1, size=8, strides=(1, 1, 1))
@@ -35,7 +56,100 @@ def deep_leakage(picture: str = "face", seed: int = 0, iterations: int = 20) -> 
         x, y = data.faces(92)
         x, y, model = x[91:], y[91:], models.lenet(1, size=25)
     else:
-        x, y = data.photos(32, names=[picture])
+        x, y = _photo(picture, PICTURES)
         model = models.lenet(3)
     attack = attacks.DLG.replace(iterations=iterations, restarts=1)
-    return plotting.leak(x, attack(federated.observe(model, x, y), seed=seed).inputs)
+    return plotting.leak(x, attack(federated.observe(model, x, y), seed=seed, progress=progress).inputs)
+
+
+def recursion(picture: Picture = "astronaut", filters: int = 12, noise: float = 0.0, seed: int = 0) -> Figure:
+    """Run R-GAP against its CNN6 on one picture of 16 pixels and draw what leaks.
+
+    Args:
+        picture: A name in ``data.PHOTOS``, or your own.
+        filters: Of the first convolution, at least 1; with fewer than 10 it puts out fewer values than the picture has.
+        noise: Standard deviation of the noise on the gradient, as a part of every tensor's root mean square.
+        seed: Seeds the network and the noise.
+
+    Returns:
+        Original, reconstruction, difference.
+
+    Raises:
+        ValueError: The picture is unknown or not readable, or a number is out of range.
+
+    Chapter: r-gap.
+    """
+    x, _ = _photo(picture, data.PHOTOS, size=16)
+    model = models.cnn6(size=16, widths=(filters, 36, 36, 36, 64, 128), seed=seed)
+    label = (model(x)[:, 0] < 0).long()  # the label that the network gets wrong has the larger gradient
+    seen = _noisy(federated.observe(model.double(), x.double(), label, loss="logistic"), noise, seed)
+    attack = attacks.Recursion(exact_rank_up_to=0, iterations=1000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", attacks.RecursionWarning)  # what it warns of is to be seen
+        found = attack(seen).inputs
+    return plotting.leak(x, found.float())
+
+
+def iteration(
+    picture: Picture = "astronaut",
+    distance: str = "cosine",
+    iterations: int = 100,
+    noise: float = 0.0,
+    seed: int = 0,
+    *,
+    progress: bool = False,
+) -> Figure:
+    """Run InvGrad against a ConvNet on one picture of 32 pixels and draw what leaks.
+
+    Args:
+        picture: A name in ``data.PHOTOS``, or your own.
+        distance: A key of :data:`DISTANCES`.
+        iterations: Steps of Adam.
+        noise: Standard deviation of the noise on the gradient, as a part of every tensor's root mean square.
+        seed: Seeds the network, the noise and the attack.
+        progress: Show a progress bar.
+
+    Returns:
+        Original, reconstruction, difference.
+
+    Raises:
+        ValueError: The picture is unknown or not readable, the distance unknown, or a number is out of range.
+
+    Chapter: anatomy.
+    """
+    if distance not in DISTANCES:
+        raise ValueError(f"distance: got {distance!r}, wanted one of {', '.join(DISTANCES)}")
+    x, y = _photo(picture, data.PHOTOS)
+    seen = _noisy(federated.observe(models.convnet(seed=seed), x, y, declare=["labels"]), noise, seed)
+    attack = attacks.InvGrad.replace(distance=DISTANCES[distance], iterations=iterations)
+    return plotting.leak(x, attack(seen, seed=seed, progress=progress).inputs)
+
+
+def _noisy(seen: federated.Observation, noise: float, seed: int) -> federated.Observation:
+    if not noise >= 0:
+        raise ValueError(f"noise: got {noise}, wanted 0 or more")
+    generator = torch.Generator().manual_seed(seed)
+    shared = []
+    for g in seen.shared:
+        if g is not None:
+            drawn = torch.randn(g.shape, generator=generator, dtype=g.dtype)
+            g = g + noise * g.square().mean().sqrt() * drawn
+        shared.append(g)
+    return seen.replace(shared=tuple(shared))
+
+
+def _photo(picture: Picture, names: tuple[str, ...] | Mapping[str, object], size: int = 32) -> tuple[Tensor, Tensor]:
+    """A photograph of the book by its name, or a picture of one's own by its path or its bytes, with a label."""
+    if isinstance(picture, str) and picture in data.PHOTOS:
+        return data.photos(size, names=[picture])
+    if not isinstance(picture, bytes) and not Path(picture).is_file():
+        raise ValueError(f"picture: got {str(picture)!r}, wanted one of {', '.join(names)}, or the path of a file")
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as opened:
+            square = ImageOps.fit(opened.convert("RGB"), (size, size), Image.Resampling.BOX)
+    except OSError as error:
+        raise ValueError(f"picture: got a file that is no picture ({error}), wanted a PNG or JPEG, say") from error
+    pixels = torch.from_numpy(np.asarray(square, np.float32).copy()).permute(2, 0, 1) / 255
+    return pixels[None], torch.zeros(1, dtype=torch.long)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import inspect
 import io
 import json
 import os
@@ -128,6 +129,10 @@ def scrubber(frames: Sequence[Any], labels: Sequence[str] | None = None, *, alt:
 class Playground:
     """A live experiment in JupyterLab; where there is no kernel, the figure of its default setting.
 
+    It runs its default setting when it is shown. A run can be stopped by the kernel's interrupt, or by the Stop button
+    where the book's ``.jupyter`` is in use. A control named ``picture`` also takes a file of the reader's own, whose
+    bytes are passed to the callback; and a callback with a parameter ``progress`` is asked to show some.
+
     Args:
         callback: A plain function of the controls, which returns a figure. It is called with their defaults at first.
         controls: By argument name, the choices; the first is the default.
@@ -148,36 +153,67 @@ class Playground:
         return {name: choices[0] for name, choices in self.controls.items()}
 
     def _ipython_display_(self) -> None:
+        from IPython import get_ipython
         from IPython.display import display
 
         if os.environ.get("GILEARN_STATIC"):  # the book's build: a stored output must not need a kernel
             display(self.callback(**self.defaults()))
-        else:
-            display(self.widget())
+            return
+        box, run = self._widget()
+        handle, shell = display(box, display_id=True), get_ipython()
+        figure = run()
+        if figure is not None and shell is not None:
+            # Beside the widget, what the static page shows: it is what stays when the notebook is saved.
+            data, metadata = shell.display_formatter.format(figure)
+            handle.update({**box._repr_mimebundle_(), **data}, metadata=metadata, raw=True)
 
     def widget(self) -> Any:
-        """Return the controls with a Run button and the output below them, as an ``ipywidgets`` box."""
+        """Return the controls with their buttons and the output below them, as an ``ipywidgets`` box."""
+        return self._widget()[0]
+
+    def _widget(self) -> tuple[Any, Callable[..., Any]]:
         import ipywidgets
         from IPython.display import display
 
-        output = ipywidgets.Output()
+        output, state = ipywidgets.Output(), ipywidgets.HTML()
         button = ipywidgets.Button(description="Run", button_style="primary")
+        stop = ipywidgets.Button(description="Stop", layout={"display": "none"})
+        stop.add_class("gilearn-stop")  # .jupyter/labextensions shows it, and lets it interrupt the kernel
         boxes = {
             name: ipywidgets.Dropdown(options=list(choices), description=name.replace("_", " "))
             for name, choices in self.controls.items()
         }
+        upload = ipywidgets.FileUpload(accept="image/*", description="your picture")
+        progress = {"progress": True} if "progress" in inspect.signature(self.callback).parameters else {}
 
-        def run(_: Any) -> None:
-            button.disabled = True
-            try:
-                with output:
+        def run(_: Any = None) -> Any:
+            chosen = {name: box.value for name, box in boxes.items()}
+            if "picture" in chosen and upload.value:
+                chosen["picture"] = bytes(upload.value[-1]["content"])
+            button.disabled, state.value = True, "running; interrupt the kernel (■) to stop"
+            output.clear_output()  # not the last picture under the new names
+            figure, outcome = None, "failed"
+            with output:
+                try:
+                    figure = self.callback(**chosen, **progress)
+                    outcome = ""
                     output.clear_output(wait=True)
-                    display(self.callback(**{name: box.value for name, box in boxes.items()}))
-            finally:
-                button.disabled = False
+                    display(figure)
+                except KeyboardInterrupt:
+                    outcome = "stopped"
+                finally:
+                    button.disabled, state.value = False, outcome
+            return figure
 
+        def forget(_: Any) -> None:
+            upload.value = ()  # a name was chosen after the file
+
+        if "picture" in boxes:
+            boxes["picture"].observe(forget, "value")
         button.on_click(run)
-        return ipywidgets.VBox([ipywidgets.HBox([*boxes.values(), button]), output])
+        own = [upload] if "picture" in boxes else []
+        controls = ipywidgets.HBox([*boxes.values(), *own, button, stop, state], layout={"flex_flow": "row wrap"})
+        return ipywidgets.VBox([controls, output]), run
 
 
 def playground(callback: Callable[..., Any], **controls: Sequence[Any]) -> Playground:
