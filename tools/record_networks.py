@@ -60,9 +60,7 @@ def by_shape(depth: int, width: int, iterations: int, rate: float, case: int) ->
 
 def by_activation(activation: str, distance: str, iterations: int, rate: float, case: int) -> dict[str, float]:
     net = models.convnet(size=12, activation=activation, seed=case)
-    return {
-        "psnr": decibels(net, *picture(case), seed=case, iterations=iterations, rate=rate, distance=distance)
-    }
+    return {"psnr": decibels(net, *picture(case), seed=case, iterations=iterations, rate=rate, distance=distance)}
 
 
 class Block(nn.Module):
@@ -157,8 +155,9 @@ def levenberg(shared: Callable[[Tensor], Tensor], target: Tensor, x: Tensor, ste
         turned = vmap(lambda v: jvp(shared, (x,), (v,))[1], chunk_size=64)(torch.eye(len(x), dtype=x.dtype))  # noqa: B023
         gram, slope = turned @ turned.T, turned @ r
         before = float(r @ r)
+        scale = gram.diagonal().mean() * torch.eye(len(x), dtype=x.dtype)
         for _ in range(12):
-            step = torch.linalg.solve(gram + damping * gram.diagonal().mean() * torch.eye(len(x), dtype=x.dtype), -slope)
+            step = torch.linalg.solve(gram + damping * scale, -slope)
             new = shared(x + step) - target
             if float(new @ new) < before:
                 break
