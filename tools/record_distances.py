@@ -168,7 +168,7 @@ KERNEL = {
 
 
 def others() -> Iterator[tuple[dict[str, Any], Callable[[], float]]]:
-    """Yield the cross of distance, optimizer and victim; and kernel and square in SAPAG's and InvGrad's way."""
+    """Yield the cross of distance, optimizer and victim; the kernel and the square in SAPAG's way and InvGrad's."""
     for case in CASES:
         for name in ("kernel", "squared"):
             for protocol, changes in KERNEL.items():

@@ -155,9 +155,9 @@ def levenberg(shared: Callable[[Tensor], Tensor], target: Tensor, x: Tensor, ste
         turned = vmap(lambda v: jvp(shared, (x,), (v,))[1], chunk_size=64)(torch.eye(len(x), dtype=x.dtype))  # noqa: B023
         gram, slope = turned @ turned.T, turned @ r
         before = float(r @ r)
+        scale = gram.diagonal().mean() * torch.eye(len(x), dtype=x.dtype)
         for _ in range(12):
-            ridge = damping * gram.diagonal().mean() * torch.eye(len(x), dtype=x.dtype)
-            step = torch.linalg.solve(gram + ridge, -slope)
+            step = torch.linalg.solve(gram + damping * scale, -slope)
             new = shared(x + step) - target
             if float(new @ new) < before:
                 break
