@@ -59,6 +59,11 @@ def changes(clone):
     return subprocess.run(["git", "status", "--short"], cwd=clone, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.fixture(autouse=True)
+def each_begins_clean(clone):
+    subprocess.run(["git", "checkout", "--quiet", "."], cwd=clone, check=True)
+
+
 @pytest.fixture(scope="session")
 def address(clone, tmp_path_factory):
     with socket.socket() as free:
