@@ -96,8 +96,8 @@ def test_playground_keeps_the_picture_of_its_default_beside_the_widget(monkeypat
     notebook.playground(lambda seed, kind: (seed, kind), seed=[3, 4], kind=["a"])._ipython_display_()
     box, figure, stored = shown
     assert isinstance(box, ipywidgets.VBox)
-    assert figure == (3, "a")
-    assert stored["text/plain"] == "(3, 'a')"
+    assert figure == {"text/plain": "(3, 'a')"}
+    assert stored == {**box._repr_mimebundle_(), **figure}
     assert "application/vnd.jupyter.widget-view+json" in stored
 
 

@@ -153,18 +153,16 @@ class Playground:
         return {name: choices[0] for name, choices in self.controls.items()}
 
     def _ipython_display_(self) -> None:
-        from IPython import get_ipython
         from IPython.display import display
 
         if os.environ.get("GILEARN_STATIC"):  # the book's build: a stored output must not need a kernel
             display(self.callback(**self.defaults()))
             return
         box, run = self._widget()
-        handle, shell = display(box, display_id=True), get_ipython()
-        figure = run()
-        if figure is not None and shell is not None:
+        handle = display(box, display_id=True)
+        if drawn := run():
             # Beside the widget, what the static page shows: it is what stays when the notebook is saved.
-            data, metadata = shell.display_formatter.format(figure)
+            data, metadata = drawn
             handle.update({**box._repr_mimebundle_(), **data}, metadata=metadata, raw=True)
 
     def widget(self) -> Any:
@@ -173,6 +171,7 @@ class Playground:
 
     def _widget(self) -> tuple[Any, Callable[..., Any]]:
         import ipywidgets
+        from IPython import get_ipython
         from IPython.display import display
 
         output, state = ipywidgets.Output(), ipywidgets.HTML()
@@ -192,18 +191,20 @@ class Playground:
                 chosen["picture"] = bytes(upload.value[-1]["content"])
             button.disabled, state.value = True, "running; interrupt the kernel (■) to stop"
             output.clear_output()  # not the last picture under the new names
-            figure, outcome = None, "failed"
+            drawn, outcome = None, "failed"
             with output:
                 try:
                     figure = self.callback(**chosen, **progress)
+                    # Once: its layout moves when a figure is drawn again.
+                    drawn = get_ipython().display_formatter.format(figure)
                     outcome = ""
                     output.clear_output(wait=True)
-                    display(figure)
+                    display(drawn[0], metadata=drawn[1], raw=True)
                 except KeyboardInterrupt:
                     outcome = "stopped"
                 finally:
                     button.disabled, state.value = False, outcome
-            return figure
+            return drawn
 
         def forget(_: Any) -> None:
             upload.value = ()  # a name was chosen after the file

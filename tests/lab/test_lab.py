@@ -59,6 +59,11 @@ def changes(clone):
     return subprocess.run(["git", "status", "--short"], cwd=clone, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.fixture(autouse=True)
+def each_begins_clean(clone):
+    subprocess.run(["git", "checkout", "--quiet", "."], cwd=clone, check=True)
+
+
 @pytest.fixture(scope="session")
 def address(clone, tmp_path_factory):
     with socket.socket() as free:
@@ -153,6 +158,9 @@ def test_a_chapter_reads_as_on_the_site(visit, clone):
     assert tab.locator("details:has(summary:has-text('Solution'))[open]").count() == 0
     save(tab)
     assert changes(clone) == ""
+    tab.locator(".jp-Notebook td a.gilearn-go").first.click()  # a chapter that this one needs
+    tab.wait_for_function("path => jupyterapp.shell.currentWidget.context.path !== path", arg=f"{READ}.md")
+    assert tab.evaluate("jupyterapp.shell.currentWidget.context.path") == "foundations/deep-leakage.md"
 
 
 @pytest.mark.parametrize("chapter", RUN)

@@ -34,7 +34,8 @@
         && !node.html_id && node.children.length ? node.children : null;
       node.type = 'link';
       node.internal = true;
-      node.url = target.file;
+      node.class = 'gilearn-go';
+      node.url = `#${target.file}@${node.label}`;
       node.children = given || [{ type: 'text', value: target.text }];
     } else if (node.type === 'math' && book.references[node.label]) {
       node.enumerator = book.references[node.label].text.slice(1, -1);
@@ -131,10 +132,38 @@
     });
   }
 
+  // Where a label stands: at a figure's cell, or in the text.
+  function place(panel, label) {
+    const stands = [`(${label})=`, `$$ (${label})`, `:label: ${label}\n`];
+    return panel.content.widgets.findIndex((cell) => cell.model.type === 'code'
+      ? ((cell.model.getMetadata('mystnb') || {}).figure || {}).name === label
+      : stands.some((mark) => cell.model.sharedModel.getSource().includes(mark)));
+  }
+
+  async function go(app, tracker, hash) {
+    const [path, label] = decodeURIComponent(hash).slice(2).split('@');
+    const stem = (name) => name.replace(/\.\w+$/, '');
+    let panel = tracker.currentWidget;
+    if (!panel || stem(panel.context.path) !== stem(path)) panel = await app.commands.execute('docmanager:open', { path });
+    if (!panel || !panel.content.widgets) return;
+    await panel.context.ready;
+    const index = place(panel, label);
+    if (index < 0) return;
+    panel.content.activeCellIndex = index;
+    await panel.content.scrollToItem(index, 'start');
+  }
+
   async function activate(app, tracker) {
     book = await (await fetch(here + 'book.json')).json();
     document.head.append(Object.assign(document.createElement('style'), { textContent: style }));
     document.addEventListener('click', (event) => {
+      const link = event.target.closest('a.gilearn-go');
+      if (link) {
+        event.preventDefault();
+        event.stopPropagation();
+        go(app, tracker, link.hash);
+        return;
+      }
       const session = event.target.closest('.gilearn-stop') && tracker.currentWidget && tracker.currentWidget.sessionContext.session;
       if (session && session.kernel) session.kernel.interrupt();
     }, true);
