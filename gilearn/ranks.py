@@ -84,7 +84,8 @@ def rank_report(
     """Count, layer by layer, how much a gradient says about each layer's input: the survey's rank analysis.
 
     A layer of full rank gives its input away to a recursion; the sum of the deficiencies is a plain form of COPA's
-    security index of an architecture, which weights them by depth. The count needs no data: it looks at one random input.
+    security index of an architecture, which weights them by depth. The count needs no data: it looks at one random
+    input.
 
     Args:
         model: Any network; its convolutions and fully connected layers are looked at, in order of use. What lies
