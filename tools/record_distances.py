@@ -51,12 +51,16 @@ def rows(simulated: Gradients, shared: Gradients) -> Tensor:
 
 
 def rows_fixed(simulated: Gradients, shared: Gradients) -> Tensor:
-    """The squared distance, every row divided by its own length in the shared gradient: balanced once and for all."""
+    """The squared distance, every row divided by a length of its own: balanced once and for all.
+
+    That is its squared length in the shared gradient plus the mean of those of its tensor: rows of silent neurons have
+    length zero, and divided by next to nothing they would drown all others.
+    """
     terms = []
     for a, b in pairs(simulated, shared):
         squares = (a - b).reshape(len(a), -1).square().sum(dim=1)
         lengths = b.reshape(len(b), -1).square().sum(dim=1)
-        terms.append((squares / lengths.clamp(min=1e-12)).sum())
+        terms.append((squares / (lengths + lengths.mean())).sum())
     return total(terms)
 
 
