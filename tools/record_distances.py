@@ -172,7 +172,7 @@ KERNEL = {
 
 
 def others() -> Iterator[tuple[dict[str, Any], Callable[[], float]]]:
-    """Yield the cross of distance, optimizer and victim; the kernel and the square in SAPAG's way and InvGrad's."""
+    """Yield SAPAG's protocols; the cross of distance, optimizer and victim; Adam's cell of it in the box."""
     for case in CASES:
         for name in ("kernel", "squared"):
             for protocol, changes in KERNEL.items():
@@ -188,6 +188,11 @@ def others() -> Iterator[tuple[dict[str, Any], Callable[[], float]]]:
                     )
                     key = {"part": "cross", "digit": digit, "distance": name, "optimizer": optimizer, "case": case}
                     yield key, lambda a=attack, d=digit, c=case: decibels(a, *view(c, digit=d), c)
+    for case in CASES:
+        for name in ("squared", "cosine"):
+            attack = plain(distance=DISTANCES[name], dtype=torch.float64, **WHOLE["Adam"])
+            key = {"part": "boxed", "distance": name, "case": case}
+            yield key, lambda a=attack, c=case: decibels(a, *view(c), c)
 
 
 def main() -> None:
