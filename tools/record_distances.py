@@ -51,12 +51,16 @@ def rows(simulated: Gradients, shared: Gradients) -> Tensor:
 
 
 def rows_fixed(simulated: Gradients, shared: Gradients) -> Tensor:
-    """The squared distance, every row divided by its own length in the shared gradient: balanced once and for all."""
+    """The squared distance, every row divided by a length of its own: balanced once and for all.
+
+    That is its squared length in the shared gradient plus the mean of those of its tensor: rows of silent neurons have
+    length zero, and divided by next to nothing they would drown all others.
+    """
     terms = []
     for a, b in pairs(simulated, shared):
         squares = (a - b).reshape(len(a), -1).square().sum(dim=1)
         lengths = b.reshape(len(b), -1).square().sum(dim=1)
-        terms.append((squares / lengths.clamp(min=1e-12)).sum())
+        terms.append((squares / (lengths + lengths.mean())).sum())
     return total(terms)
 
 
@@ -168,7 +172,7 @@ KERNEL = {
 
 
 def others() -> Iterator[tuple[dict[str, Any], Callable[[], float]]]:
-    """Yield the cross of distance, optimizer and victim; the kernel and the square in SAPAG's way and InvGrad's."""
+    """Yield SAPAG's protocols; the cross of distance, optimizer and victim; Adam's cell of it in the box."""
     for case in CASES:
         for name in ("kernel", "squared"):
             for protocol, changes in KERNEL.items():
@@ -184,6 +188,11 @@ def others() -> Iterator[tuple[dict[str, Any], Callable[[], float]]]:
                     )
                     key = {"part": "cross", "digit": digit, "distance": name, "optimizer": optimizer, "case": case}
                     yield key, lambda a=attack, d=digit, c=case: decibels(a, *view(c, digit=d), c)
+    for case in CASES:
+        for name in ("squared", "cosine"):
+            attack = plain(distance=DISTANCES[name], dtype=torch.float64, **WHOLE["Adam"])
+            key = {"part": "boxed", "distance": name, "case": case}
+            yield key, lambda a=attack, c=case: decibels(a, *view(c), c)
 
 
 def main() -> None:

@@ -85,7 +85,7 @@ class Block(nn.Module):
 
 
 def resnet(shortcut: bool, seed: int) -> nn.Module:
-    """A small ResNet of four blocks that averages over positions, as ResNets do; or the same without shortcuts."""
+    """A small ResNet of three blocks that averages over positions, as ResNets do; or the same without shortcuts."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Sequential(
