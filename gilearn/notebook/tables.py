@@ -41,7 +41,8 @@ class Table:
 
     def _repr_html_(self) -> str:
         shown: str = self.frame.to_html(index=self.named, border=0, classes="results", justify="left")
-        return f'<div class="results" tabindex="0" role="region" aria-label="Table of results">{shown}</div>'
+        shown = shown.replace("<th></th>", "<td></td>")  # above the rows' names: nothing that would be read out
+        return f'<div class="results" tabindex="0" role="group" aria-label="Table of results">{shown}</div>'
 
 
 def table(rows: Any, *, digits: int | Mapping[str, int | str] = 2, index: Any = None) -> Table:
