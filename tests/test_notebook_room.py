@@ -172,6 +172,12 @@ def test_playgrounds_take_a_picture_by_its_path_or_its_bytes(tmp_path):
             notebook.playgrounds.deep_leakage(picture)
 
 
+@pytest.mark.parametrize(("error", "title"), [(0.0, "difference"), (0.3, "difference"), (3e-5, "difference × 10,000")])
+def test_a_playground_s_difference_is_seen(error, title):
+    figure = notebook.playgrounds._leak(torch.full((1, 1, 8, 8), 0.5), torch.full((1, 1, 8, 8), 0.5 + error))
+    assert figure.axes[2].get_title().split("\n")[0] == title
+
+
 def test_playground_of_the_recursion():
     play = notebook.playgrounds.recursion
     clear, narrow, noisy = play(png()), play(filters=3), play(noise=1e-3)
@@ -195,7 +201,8 @@ def test_playground_of_the_iteration():
 def test_playground_of_deep_leakage(picture, iterations):
     figure = notebook.playgrounds.deep_leakage(picture, iterations=iterations)
     titles = [axis.get_title() for axis in figure.axes]
-    assert [title.splitlines()[0] for title in titles] == ["original", "reconstruction", "difference"]
+    kinds = [title.splitlines()[0].partition(" ×")[0] for title in titles]
+    assert kinds == ["original", "reconstruction", "difference"]
     if picture == "face":
         assert int(titles[1].split()[1]) > 60, "the default setting of the playground shows a leak"
 

@@ -57,10 +57,14 @@ def test_a_fold(tmp_path, fold, held):
         assert failed["asserts"] == "assert value == 10, f'got {value}'"
 
 
-def test_a_chapter_without_parameters_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    "spoilt", [(":tags: [parameters]\n\n", ""), ("FOLD = 0", "FOLDS = 0"), ("FOLD = 0", "FOLD = 1")]
+)
+def test_a_chapter_whose_fold_cannot_be_set_is_refused(tmp_path, spoilt):
+    """It would run on fold 0 once more, and count as replicated."""
     text = tmp_path / "chapter.md"
-    text.write_text(TEXT.replace(":tags: [parameters]\n\n", ""))
-    with pytest.raises(ValueError, match="wanted a first code cell with the tag parameters"):
+    text.write_text(TEXT.replace(*spoilt))
+    with pytest.raises(ValueError, match="wanted a first code cell with the tag parameters and one line FOLD = 0"):
         replicate.on_fold(text, 1)
 
 

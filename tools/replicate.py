@@ -105,8 +105,11 @@ def on_fold(path: Path, fold: int) -> dict[str, Any]:
     """Execute a chapter with another fold, past its errors; count the guarded cells that hold."""
     notebook = jupytext.read(path)
     parameters = parameters_of(notebook)
-    if parameters is None or (changed := re.sub(r"^FOLD = 0\b", f"FOLD = {fold}", parameters.source)) == "":
-        raise ValueError(f"{path.name}: wanted a first code cell with the tag parameters and FOLD = 0")
+    changed, number = (
+        ("", 0) if parameters is None else re.subn(r"(?m)^FOLD = 0\b", f"FOLD = {fold}", parameters.source)
+    )
+    if number != 1:
+        raise ValueError(f"{path.name}: wanted a first code cell with the tag parameters and one line FOLD = 0")
     parameters.source = changed
     exercises = {"exercise", "solution"}
     notebook.cells = [cell for cell in notebook.cells if not exercises & set(cell.metadata.get("tags", []))]

@@ -7,6 +7,7 @@ and resized to what the victim takes.
 from __future__ import annotations
 
 import io
+import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -59,7 +60,7 @@ def deep_leakage(picture: Picture = "face", seed: int = 0, iterations: int = 20,
         x, y = _photo(picture, PICTURES)
         model = models.lenet(3)
     attack = attacks.DLG.replace(iterations=iterations, restarts=1)
-    return plotting.leak(x, attack(federated.observe(model, x, y), seed=seed, progress=progress).inputs)
+    return _leak(x, attack(federated.observe(model, x, y), seed=seed, progress=progress).inputs)
 
 
 def recursion(picture: Picture = "astronaut", filters: int = 12, noise: float = 0.0, seed: int = 0) -> Figure:
@@ -87,7 +88,7 @@ def recursion(picture: Picture = "astronaut", filters: int = 12, noise: float = 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", attacks.RecursionWarning)  # what it warns of is to be seen
         found = attack(seen).inputs
-    return plotting.leak(x, found.float())
+    return _leak(x, found)
 
 
 def iteration(
@@ -122,7 +123,15 @@ def iteration(
     x, y = _photo(picture, data.PHOTOS)
     seen = _noisy(federated.observe(models.convnet(seed=seed), x, y, declare=["labels"]), noise, seed)
     attack = attacks.InvGrad.replace(distance=DISTANCES[distance], iterations=iterations)
-    return plotting.leak(x, attack(seen, seed=seed, progress=progress).inputs)
+    return _leak(x, attack(seen, seed=seed, progress=progress).inputs)
+
+
+def _leak(original: Tensor, found: Tensor) -> Figure:
+    """Draw what leaks, with the difference times the power of ten that makes it visible."""
+    original = original.to(found)
+    largest = float((found - original).abs().max())
+    amplify = 10.0 ** math.floor(-math.log10(largest)) if 0 < largest < 0.1 else 1.0
+    return plotting.leak(original, found, amplify=amplify)
 
 
 def _noisy(seen: federated.Observation, noise: float, seed: int) -> federated.Observation:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,15 +18,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from chromium import launched
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 from gilearn import notebook as room
 
 ROOT = Path(__file__).resolve().parents[2]
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
 LONG = 120_000  # milliseconds, on a busy machine
 RUN = os.environ.get("LAB_CHAPTERS", "setup").split()
 READ = "iteration/labels-single"
@@ -100,12 +97,8 @@ def address(clone, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def browser():
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    assert path, "no Chromium on the path; name one by the variable CHROMIUM"
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=FLAGS)
+    with launched() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture
