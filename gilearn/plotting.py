@@ -52,7 +52,8 @@ def leak(
     a, b = original.detach().cpu(), reconstruction.detach().cpu()[metrics.match(reconstruction, original)]
     if titles is None:
         titles = [f"{value:.0f} dB" for value in torch.as_tensor(metrics.psnr(b, a, reduction="none")).tolist()]
-    times = "" if amplify == 1 else f" × {amplify:,.0f}"
+    factor = f"{amplify:,.0f}" if amplify < 1e6 else f"{amplify:.0e}".replace("e+", "e")
+    times = "" if amplify == 1 else f" × {factor}"
     kinds = {"original": a, "reconstruction": b, f"difference{times}": (a - b).abs() * amplify}
     alone = len(a) == 1
     rows, columns, size = (1, 3, (6.0, 2.3)) if alone else (3, len(a), (1.25 * len(a) + 1.0, 4.2))

@@ -172,7 +172,10 @@ def test_playgrounds_take_a_picture_by_its_path_or_its_bytes(tmp_path):
             notebook.playgrounds.deep_leakage(picture)
 
 
-@pytest.mark.parametrize(("error", "title"), [(0.0, "difference"), (0.3, "difference"), (3e-5, "difference × 10,000")])
+@pytest.mark.parametrize(
+    ("error", "title"),
+    [(0.0, "difference"), (0.3, "difference"), (3e-5, "difference × 10,000"), (2e-7, "difference × 1e06")],
+)
 def test_a_playground_s_difference_is_seen(error, title):
     figure = notebook.playgrounds._leak(torch.full((1, 1, 8, 8), 0.5), torch.full((1, 1, 8, 8), 0.5 + error))
     assert figure.axes[2].get_title().split("\n")[0] == title
