@@ -56,6 +56,7 @@ def test_a_curve_is_drawn_again_from_its_file(tmp_path):
         for a, b in zip(old.lines, new.lines, strict=True):
             np.testing.assert_array_equal(a.get_xydata(), b.get_xydata())
     assert {row.get("label") for row in found} == {"curve 0", "curve 1", None}
+    assert {(row["xscale"], row["yscale"]) for row in found} == {("linear", "log")}
 
 
 def test_all_that_shows_numbers_is_in_the_file(tmp_path):

@@ -86,5 +86,8 @@ def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch):
         assert replicate.kept("fold 1", text, b"", 1)["held"] == 1
     text.write_text(TEXT + "More words.\n")
     replicate.kept("fold 1", text, b"", 1)
+    assert runs == [1]
+    text.write_text(TEXT.replace("value > 9", "value > 8"))
+    replicate.kept("fold 1", text, b"", 1)
     assert runs == [1, 1]
     assert json.loads((tmp_path / "kept" / "fold-1-chapter.json").read_text())["outcome"]["guarded"] == 1

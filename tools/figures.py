@@ -7,9 +7,9 @@ a figure is executed, up to the last cell that is asked for, and what the cell s
 a figure of matplotlib in four files, the pictures under a slider as an animated GIF and, the last of them, as a PNG.
 
 The CSV has a row for each point, bar or cell of a heat map, in the data's own coordinates: ``axes`` counts the figure's
-panels, ``kind`` and ``series`` say what was drawn, ``label`` what the legend calls it, ``x_name`` and ``y_name`` what
-stands at that place of an axis of names. A panel that shows a picture, or a schematic, has no rows; a figure of such
-panels has no CSV.
+panels, ``xscale`` and ``yscale`` say which of their axes are logarithmic, ``kind`` and ``series`` what was drawn,
+``label`` what the legend calls it, ``x_name`` and ``y_name`` what stands at that place of an axis of names. A panel
+that shows a picture, or a schematic, has no rows; a figure of such panels has no CSV.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 FIGURES = ROOT / "_build" / "figures"
-COLUMNS = ("axes", "title", "xlabel", "ylabel", "kind", "series", "label", "x", "y", "x_end", "y_end", "value",
-           "x_name", "y_name")  # fmt: skip
+COLUMNS = ("axes", "title", "xlabel", "ylabel", "xscale", "yscale", "kind", "series", "label",
+           "x", "y", "x_end", "y_end", "value", "x_name", "y_name")  # fmt: skip
 DPI = 300
 
 
@@ -167,7 +167,7 @@ def numbers(figure: Any) -> Iterator[dict[str, Any]]:
     for number, axes in enumerate(figure.axes):
         if not axes.axison:
             continue
-        about = {key: getattr(axes, f"get_{key}")() for key in ("title", "xlabel", "ylabel")}
+        about = {key: getattr(axes, f"get_{key}")() for key in ("title", "xlabel", "ylabel", "xscale", "yscale")}
         for series, (kind, label, points) in enumerate(drawn(axes)):
             label = "" if str(label).startswith("_") else label
             for point in points:

@@ -107,13 +107,13 @@ def name(path: Path) -> str:
 
 def fingerprint_of_common() -> bytes:
     """Digest what every notebook depends on: code without comments and docstrings, style, data sets, lock file."""
-    digest = hashlib.sha256()
+    common = hashlib.sha256()
     for path in files(ROOT / "gilearn", ".py", ".mplstyle", ".toml"):
-        digest.update(code_of(path).encode() if path.suffix == ".py" else path.read_bytes())
+        common.update(code_of(path).encode() if path.suffix == ".py" else path.read_bytes())
     for path in [*files(ROOT / "data"), ROOT / "requirements.lock"]:
         if path.parent != RECORDED:
-            digest.update(path.read_bytes())
-    return digest.digest()
+            common.update(path.read_bytes())
+    return common.digest()
 
 
 def code_of(path: Path) -> str:
@@ -128,8 +128,11 @@ def code_of(path: Path) -> str:
 
 def fingerprint(path: Path, common: bytes) -> str:
     """Digest what one notebook depends on: the common, its text, and the recorded results that the text names."""
-    text = path.read_text()
-    recorded = [(RECORDED / f"{name}.json") for name in re.findall(r"data\.recorded\(\s*\"([\w-]+)\"", text)]
+    return digest(path.read_text(), common)
+
+
+def digest(text: str, common: bytes) -> str:
+    recorded = [RECORDED / f"{name}.json" for name in re.findall(r"data\.recorded\(\s*\"([\w-]+)\"", text)]
     parts = [common, text.encode(), *(found.read_bytes() for found in recorded if found.exists())]
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 

@@ -6,7 +6,8 @@ A fold replaces the first code cell of a chapter, its parameters, by another num
 A cell is guarded when it asserts something; it holds when it runs without an error. Answers and solutions of exercises
 are about fold 0 and are left out. Other arithmetic means fold 0 with one thread, with two, and with the vector units
 held to AVX2; there every cell has to run, and every checked output to agree. What is finished is kept in
-``_build/replication``, so that a run that is stopped goes on; ``--record`` writes ``data/recorded/replication.json``.
+``_build/replication`` until the code of the chapter or of the package changes, so that a run that is stopped goes on;
+``--record`` writes ``data/recorded/replication.json``, which the chapter ``back/replication`` shows.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from tools.notebooks import (
     CELL_LIMIT,
     ENVIRONMENT,
     ROOT,
-    fingerprint,
+    digest,
     fingerprint_of_common,
     longest_first,
     name,
@@ -59,6 +60,7 @@ def main() -> int:
     options = arguments.parse_args()
     os.environ |= ENVIRONMENT
     chosen = longest_first({path.resolve() for path in options.texts} or set(texts()))
+    chosen = [path for path in chosen if path.stem != "replication"]  # it shows what this finds
     chosen = [path for path in chosen if parameters_of(jupytext.read(path)) is not None or options.arithmetic]
     common = fingerprint_of_common()
     ways = list(ARITHMETIC) if options.arithmetic else [f"fold {fold}" for fold in options.folds]
@@ -91,7 +93,8 @@ def parameters_of(notebook: Any) -> Any:
 def kept(way: str, path: Path, common: bytes, jobs: int) -> dict[str, Any]:
     """Return what a chapter's run on a fold, or in an arithmetic, came to; run it if that is not known yet."""
     place = KEPT / f"{way.replace(' ', '-').replace(',', '')}-{path.stem}.json"
-    mark = fingerprint(path, common)
+    notebook = jupytext.read(path)
+    mark = digest("\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code"), common)
     if place.exists() and (content := json.loads(place.read_text()))["mark"] == mark:
         return dict(content["outcome"])
     began = time.perf_counter()
