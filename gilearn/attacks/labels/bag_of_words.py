@@ -1,4 +1,4 @@
-"""Bags of words: the classes that occur, from the row space of the last layer's gradient."""
+"""Bags of words: the classes that occur, from the column space of the last layer's gradient."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from gilearn.federated import Observation
 
 @dataclass(frozen=True, kw_only=True)
 class RLG(LabelRule):
-    """The classes that occur, from the row space of the gradient: Revealing Labels from Gradients (Dang et al., 2021).
+    """The classes that occur, from the columns of the gradient: Revealing Labels from Gradients (Dang et al., 2021).
 
-    The weight gradient of the last layer is (derivatives of the logits) x (features). Its row space is that of the
-    derivatives, whatever the features' signs; and every example's derivative is negative at its own label alone. So a
-    class occurs if some vector of the row space is negative there and nowhere else, which a linear program decides.
+    The weight gradient of the last layer (classes x features) is (derivatives of the logits) x (features). Its column
+    space is that of the derivatives, whatever the features' signs; and every example's derivative is negative at its
+    own label alone. So for a class that occurs, some vector of the column space is negative there and nowhere else; a
+    linear program finds it. The converse does not hold: a class can pass without occurring, the more often the closer
+    the examples come to classes - 1, where every class passes.
 
     It needs fewer examples than classes and features: S examples, time steps or local steps' examples in all, with
     S < min(features, classes - 1).
@@ -79,7 +81,7 @@ class RLG(LabelRule):
             raise ValueError(
                 f"seen: the gradient has rank {rank}; this rule needs less than {most} (features or classes)"
             )
-        columns = basis[:rank].T.numpy()  # one per class
+        columns = torch.nn.functional.normalize(basis[:rank].T, dim=1).numpy()  # of length 1: HiGHS drops tiny entries
         found = [c for c in range(len(columns)) if _separable(columns, c)]
         if not found:
             raise ValueError("seen: no class stands apart from the others; is this the gradient of hard labels?")
