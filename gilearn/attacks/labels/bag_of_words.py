@@ -74,14 +74,17 @@ class RLG(LabelRule):
                 withheld.
         """
         gradient = last_layer_gradient(seen)
-        _, sizes, basis = torch.linalg.svd(gradient.T, full_matrices=False)  # features x classes
-        rank = int((sizes > self.tolerance * sizes[0]).sum())
+        _, values, basis = torch.linalg.svd(gradient.T, full_matrices=False)  # features x classes
+        rank = int((values > self.tolerance * values[0]).sum())
         most = min(gradient.shape[0] - 1, gradient.shape[1])
         if rank >= most:
             raise ValueError(
                 f"seen: the gradient has rank {rank}; this rule needs less than {most} (features or classes)"
             )
-        columns = torch.nn.functional.normalize(basis[:rank].T, dim=1).numpy()  # of length 1: HiGHS drops tiny entries
+        columns = basis[:rank].T  # one per class
+        sizes = columns.norm(dim=1, keepdim=True)
+        # Of length one, since HiGHS drops entries below 1e-9; what is smaller than float32's rounding has no direction.
+        columns = torch.where(sizes > 1e-7, columns / sizes, 0).numpy()
         found = [c for c in range(len(columns)) if _separable(columns, c)]
         if not found:
             raise ValueError("seen: no class stands apart from the others; is this the gradient of hard labels?")
