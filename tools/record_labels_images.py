@@ -1,4 +1,4 @@
-"""Which labels RLG finds behind image networks: LeNet, ConvNet and ResNet-18, batches of 20 photographs of 32x32 pixels.
+"""Which labels RLG finds behind image networks: LeNet, ConvNet and ResNet-18, 20 photographs of 32x32 pixels.
 
     OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 python -m tools.record_labels_images
 
