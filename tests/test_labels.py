@@ -169,6 +169,16 @@ def test_rlg_finds_the_set(activation, size):
         assert metrics.label_accuracy(labels.RLG()(seen), y) > 0.9
 
 
+@pytest.mark.parametrize("seed", [1, 15, 20, 22])
+def test_rlg_misses_nothing_where_probabilities_are_tiny(seed):
+    """LeNet's go down to 1e-13; HiGHS drops entries below 1e-9, and called the program of a true label infeasible."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(100, (20,), generator=generator)
+    x = torch.rand(20, 3, 32, 32, generator=generator)
+    seen = federated.observe(models.lenet(3, 100, seed=seed).double(), x.double(), y)
+    assert set(y.tolist()) <= set(labels.RLG(tolerance=1e-12).present(seen).tolist())
+
+
 @pytest.mark.parametrize("steps", [1, 4, 8])
 def test_rlg_after_local_steps(steps):
     generator = torch.Generator().manual_seed(0)

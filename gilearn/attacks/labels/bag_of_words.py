@@ -1,4 +1,4 @@
-"""Bags of words: the classes that occur, from the row space of the last layer's gradient."""
+"""Bags of words: the classes that occur, from the column space of the last layer's gradient."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from gilearn.federated import Observation
 
 @dataclass(frozen=True, kw_only=True)
 class RLG(LabelRule):
-    """The classes that occur, from the row space of the gradient: Revealing Labels from Gradients (Dang et al., 2021).
+    """The classes that occur, from the columns of the gradient: Revealing Labels from Gradients (Dang et al., 2021).
 
-    The weight gradient of the last layer is (derivatives of the logits) x (features). Its row space is that of the
-    derivatives, whatever the features' signs; and every example's derivative is negative at its own label alone. So a
-    class occurs if some vector of the row space is negative there and nowhere else, which a linear program decides.
+    The weight gradient of the last layer (classes x features) is (derivatives of the logits) x (features). Its column
+    space is that of the derivatives, whatever the features' signs; and every example's derivative is negative at its
+    own label alone. So for a class that occurs, some vector of the column space is negative there and nowhere else; a
+    linear program finds it. The converse does not hold: a class can pass without occurring, the more often the closer
+    the examples come to classes - 1, where every class passes.
 
     It needs fewer examples than classes and features: S examples, time steps or local steps' examples in all, with
     S < min(features, classes - 1).
@@ -72,14 +74,17 @@ class RLG(LabelRule):
                 withheld.
         """
         gradient = last_layer_gradient(seen)
-        _, sizes, basis = torch.linalg.svd(gradient.T, full_matrices=False)  # features x classes
-        rank = int((sizes > self.tolerance * sizes[0]).sum())
+        _, values, basis = torch.linalg.svd(gradient.T, full_matrices=False)  # features x classes
+        rank = int((values > self.tolerance * values[0]).sum())
         most = min(gradient.shape[0] - 1, gradient.shape[1])
         if rank >= most:
             raise ValueError(
                 f"seen: the gradient has rank {rank}; this rule needs less than {most} (features or classes)"
             )
-        columns = basis[:rank].T.numpy()  # one per class
+        columns = basis[:rank].T  # one per class
+        sizes = columns.norm(dim=1, keepdim=True)
+        # Of length one, since HiGHS drops entries below 1e-9; what is smaller than float32's rounding has no direction.
+        columns = torch.where(sizes > 1e-7, columns / sizes, 0).numpy()
         found = [c for c in range(len(columns)) if _separable(columns, c)]
         if not found:
             raise ValueError("seen: no class stands apart from the others; is this the gradient of hard labels?")
