@@ -33,6 +33,10 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from gilearn.notebook.exercises import targets  # noqa: E402
+
 BOOK = ROOT / "book"
 EXECUTED = BOOK / "executed.json"
 RECORDED = ROOT / "data" / "recorded"
@@ -108,10 +112,10 @@ def name(path: Path) -> str:
 def fingerprint_of_common() -> bytes:
     """Digest what every notebook depends on: code without comments and docstrings, style, data sets, lock file."""
     common = hashlib.sha256()
-    for path in files(ROOT / "gilearn", ".py", ".mplstyle", ".toml"):
+    for path in files(ROOT / "gilearn", ".py", ".mplstyle"):
         common.update(code_of(path).encode() if path.suffix == ".py" else path.read_bytes())
     for path in [*files(ROOT / "data"), ROOT / "requirements.lock"]:
-        if path.parent != RECORDED:
+        if path.parent != RECORDED and path.suffix != ".md":
             common.update(path.read_bytes())
     return common.digest()
 
@@ -127,13 +131,15 @@ def code_of(path: Path) -> str:
 
 
 def fingerprint(path: Path, common: bytes) -> str:
-    """Digest what one notebook depends on: the common, its text, and the recorded results that the text names."""
+    """Digest what one notebook depends on: the common, its text, and the recorded results and exercises it names."""
     return digest(path.read_text(), common)
 
 
 def digest(text: str, common: bytes) -> str:
     recorded = [RECORDED / f"{name}.json" for name in re.findall(r"data\.recorded\(\s*\"([\w-]+)\"", text)]
-    parts = [common, text.encode(), *(found.read_bytes() for found in recorded if found.exists())]
+    known = targets()
+    asked = [(label, known.get(label)) for label in sorted(set(re.findall(r"\"(ex:[\w-]+)\"", text)))]
+    parts = [common, text.encode(), repr(asked).encode(), *(found.read_bytes() for found in recorded if found.exists())]
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 

@@ -44,7 +44,7 @@ from tools.notebooks import (
 from tools.recording import record
 
 KEPT = ROOT / "_build" / "replication"
-COMMAND = "make replicate"
+COMMAND = "python -m tools.replicate --record"
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 ONE, TWO = ({f"{library}_NUM_THREADS": n for library in ("OMP", "MKL", "OPENBLAS")} for n in ("1", "2"))
 ARITHMETIC = {"one thread": ONE, "two threads": TWO, "one thread, AVX2": ONE | AVX2}
