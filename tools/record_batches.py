@@ -2,10 +2,11 @@
 
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python -m tools.record_batches
 
-Victims are untrained ReLU ConvNets without normalization, at 16x16, the hundred at 12x12; labels are declared. A case is a network, a set of
-photographs and a Gaussian start, each with a seed of its own. Neither distance has a prior beside the box, and rate and
-schedule are tuned for each distance and kind of labels on two other cases; of the batches of a hundred every rate is
-kept. About half an hour of one core. What is finished is kept: a run that is stopped goes on.
+Victims are untrained ReLU ConvNets without normalization, at 16x16, the hundred at 12x12; labels are declared. A case
+is a network, a set of photographs and a Gaussian start, each with a seed of its own. Neither distance has a prior
+beside the box, and rate and schedule are tuned for each distance and kind of labels on two other cases; of the batches
+of a hundred every rate is kept. About half an hour of one core. What is finished is kept: a run that is stopped goes
+on.
 """
 
 from __future__ import annotations
@@ -78,7 +79,14 @@ def planned(done: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Every row in turn; the rates of the races are chosen by the tuning rows before them."""
 
     def row(
-        part: str, distance: str, kind: str, size: int, case: int, iterations: int, trial: tuple[float, str], **other: str
+        part: str,
+        distance: str,
+        kind: str,
+        size: int,
+        case: int,
+        iterations: int,
+        trial: tuple[float, str],
+        **other: str,
     ) -> dict[str, Any]:
         named = {"part": part, "distance": distance, "pictures": kind, "labels": kind} | other
         return named | {
@@ -100,6 +108,7 @@ def planned(done: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
                 for trial in TRIALS:
                     for case in TUNING:
                         yield row("tuning", distance, kind, size, case, 200, trial)
+
     def race(size: int, *names: str) -> Iterator[dict[str, Any]]:
         for distance in names:
             for kind in KINDS[: 1 if size == 1 else 2]:
