@@ -141,6 +141,16 @@ def test_group(seen):
     assert not second(moved).any()
 
 
+def test_the_plain_mean_before_the_first_registration_is_not_kept(seen):
+    """Registration begins when it is due, not at the next multiple of ``every``: until then the old mean would pull."""
+    x = rand(3, 3, 8, 8)
+    built = GroupConsistency(weight=1.0, register=True, after=0.5, every=10).build(seen)
+    built(candidates(seen, x, x, iteration=5, progress=0.4))
+    assert not built(candidates(seen, x + 4, x + 4, iteration=6, progress=0.5)).any()
+    assert built(candidates(seen, x + 8, x + 8, iteration=7, progress=0.6)).all()  # now it is kept
+    assert not built(candidates(seen, x + 8, x + 8, iteration=10, progress=0.9)).any()
+
+
 def test_registration_brings_shifted_pictures_together():
     photo = data.photos(32, names=["astronaut"])[0]
     shifted = torch.stack([photo, photo.roll((3, -2), dims=(-2, -1)), photo.roll((-1, 4), dims=(-2, -1))])

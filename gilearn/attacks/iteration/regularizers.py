@@ -194,7 +194,7 @@ class BatchNormStatistics(Weighted):
 
 @dataclass(frozen=True, kw_only=True)
 class GroupConsistency(Weighted):
-    """How far a restart is from what all restarts that run together agree on; it keeps what they agreed on last.
+    """How far a restart is from the mean of all that run together, or from what registration makes of that mean.
 
     Args:
         weight: Factor of the term, not negative.
@@ -232,7 +232,8 @@ class GroupConsistency(Weighted):
             agreed = self.consensus(
                 candidates.inputs, candidates.progress, candidates.iteration, before[0] if before else None
             )
-            before[:] = [agreed]
+            if self.register and candidates.progress >= self.after:  # a plain mean is taken anew at every step
+                before[:] = [agreed]
             return self.weight * _norms(candidates.inputs - agreed)
 
         return term
@@ -244,7 +245,7 @@ class GroupConsistency(Weighted):
             inputs: Of all restarts (restarts, batch, *input_shape).
             progress: Share of the iterations that are done.
             iteration: Their number.
-            before: The consensus of the iteration before, if there was one.
+            before: What the last registration has left, if there was one.
         """
         mean = inputs.detach().mean(dim=0)
         if not self.register or progress < self.after:
