@@ -14,6 +14,7 @@ import yaml
 from jupytext.compare import compare_notebooks
 
 from gilearn.notebook.exercises import targets
+from tools import notebooks
 from tools.lab import facts
 from tools.notebooks import before_saving, longest_first, texts, tidied, tidied_twin
 from tools.replicate import parameters_of
@@ -51,6 +52,18 @@ def test_what_jupyterlab_leaves_behind_is_not_executed(tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "chapter.md").write_text("---\nkernelspec:\n  name: python3\n---\n")
     assert texts(tmp_path) == [tmp_path / "chapter.md"]
+
+
+def test_a_recorded_result_concerns_the_notebooks_that_show_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebooks, "RECORDED", tmp_path)
+    shows, other = tmp_path / "shows.md", tmp_path / "other.md"
+    shows.write_text('rows = data.recorded("sizes")["result"]\n')
+    other.write_text('rows = data.recorded("rates")["result"]\n')
+    before = [notebooks.fingerprint(path, b"") for path in (shows, other)]
+    (tmp_path / "sizes.json").write_text("{}")
+    after = [notebooks.fingerprint(path, b"") for path in (shows, other)]
+    assert after[0] != before[0]
+    assert after[1] == before[1]
 
 
 def test_the_longest_notebook_runs_first():

@@ -5,9 +5,10 @@ the code of solutions is marked as collapsed.
 
     python tools/notebooks.py [--all] [--jobs N] [--list] [TEXT ...]
 
-Notebooks run in parallel, the longest first, with one thread each. A notebook is executed again when its text, the
-package's code (not its comments or docstrings), the data, or the lock file changed since; ``book/executed.json``
-remembers what it was executed with. A notebook that fails, or that writes to stderr, is not written.
+Notebooks run in parallel, the longest first, with one thread each. A notebook is executed again when something
+changed since: its text, the package's code (not its comments or docstrings), a data set, a recorded result that it
+shows, or the lock file; ``book/executed.json`` remembers what it was executed with. A notebook that fails, or that
+writes to stderr, is not written.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from nbclient.exceptions import CellExecutionError
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
 EXECUTED = BOOK / "executed.json"
+RECORDED = ROOT / "data" / "recorded"
 PICTURE = BOOK / "_assets" / "leaked-face.png"  # the README's, which is the first figure of the book
 FORMATS = "ipynb,md:myst"
 CELL_LIMIT = 900  # seconds, for a cell that hangs
@@ -104,12 +106,13 @@ def name(path: Path) -> str:
 
 
 def fingerprint_of_common() -> bytes:
-    """Digest what every notebook depends on: code without comments and docstrings, style, data, lock file."""
+    """Digest what every notebook depends on: code without comments and docstrings, style, data sets, lock file."""
     digest = hashlib.sha256()
     for path in files(ROOT / "gilearn", ".py", ".mplstyle", ".toml"):
         digest.update(code_of(path).encode() if path.suffix == ".py" else path.read_bytes())
     for path in [*files(ROOT / "data"), ROOT / "requirements.lock"]:
-        digest.update(path.read_bytes())
+        if path.parent != RECORDED:
+            digest.update(path.read_bytes())
     return digest.digest()
 
 
@@ -124,7 +127,11 @@ def code_of(path: Path) -> str:
 
 
 def fingerprint(path: Path, common: bytes) -> str:
-    return hashlib.sha256(common + path.read_bytes()).hexdigest()[:16]
+    """Digest what one notebook depends on: the common, its text, and the recorded results that the text names."""
+    text = path.read_text()
+    recorded = [(RECORDED / f"{name}.json") for name in re.findall(r"data\.recorded\(\s*\"([\w-]+)\"", text)]
+    parts = [common, text.encode(), *(found.read_bytes() for found in recorded if found.exists())]
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
 def tidied(text: str) -> str:

@@ -10,7 +10,7 @@ again.
 
 from __future__ import annotations
 
-import json
+import functools
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gilearn import attacks, data, federated, metrics, models
 from gilearn.attacks import initialization, optimizers, regularizers, spaces
+from tools.recording import resume
 
 COMMAND = "python -m tools.record_anatomy"
 EVALUATIONS = 100
@@ -104,30 +105,22 @@ def by_start(k: int) -> dict[str, Any]:
     }
 
 
-CASES = [
+PLAN = [
     *(
-        (by_variant, (variant, setting, k))
+        (
+            {"variant": variant, "setting": setting, "photograph": data.PHOTOS[k]},
+            functools.partial(by_variant, variant, setting, k),
+        )
         for k in range(10)
         for variant, settings in VARIANTS.items()
         for setting in settings
     ),
-    *((by_start, (k,)) for k in range(10)),
+    *(({"variant": None, "photograph": data.PHOTOS[k]}, functools.partial(by_start, k)) for k in range(10)),
 ]
 
 
 def main() -> None:
-    from tools.recording import FOLDER, record
-
-    path = FOLDER / "anatomy.json"
-    result = json.loads(path.read_text())["result"] if path.exists() else []
-    done = {(row.get("variant"), row.get("setting"), row["photograph"]) for row in result}
-    for measure, case in CASES:
-        *keys, k = case
-        if (*(keys or (None, None)), data.PHOTOS[k]) in done:
-            continue
-        result.append(measure(*case))
-        print(result[-1], flush=True)
-        record("anatomy", COMMAND, result)
+    resume("anatomy", COMMAND, PLAN)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,14 @@ measure all of them again.
 
 from __future__ import annotations
 
-import json
+import functools
 import time
 import warnings
 
 import torch
 
 from gilearn import attacks, data, federated, metrics, models, ranks
-from tools.recording import FOLDER, record
+from tools.recording import resume
 
 COMMAND = "python -m tools.record_copa"
 CASES = [(20, 0), (16, 0), (20, 1), (16, 1), (20, 2)]  # filters, photograph and seed
@@ -49,14 +49,8 @@ def run(filters: int, case: int) -> dict:
 def main() -> None:
     warnings.simplefilter("ignore", attacks.RecursionWarning)
     torch.set_num_threads(1)
-    path = FOLDER / "copa.json"
-    result = json.loads(path.read_text())["result"] if path.exists() else []
-    for filters, case in CASES:
-        if any((done["filters"], done["seed"]) == (filters, case) for done in result):
-            continue
-        result.append(run(filters, case))
-        print({key: value for key, value in result[-1].items() if key != "courses"}, flush=True)
-        record("copa", COMMAND, result)
+    plan = [({"filters": f, "seed": case}, functools.partial(run, f, case)) for f, case in CASES]
+    resume("copa", COMMAND, plan, hidden=("courses",))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,14 @@ one core. What is finished is kept: a run that is stopped goes on.
 
 from __future__ import annotations
 
-import json
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
 from gilearn import attacks, data, federated, metrics, models, ranks
-from tools.recording import FOLDER, record
+from tools.recording import resume
 
 NAME, COMMAND = "deep-leakage-batches", "python -m tools.record_deep_leakage"
 ATTACK = attacks.DLG.replace(labels=attacks.labels.Declared(), restarts=1, iterations=60)
@@ -30,30 +31,26 @@ SINGLES = ("strides, wide", "strides, default")
 COLOUR = {"colour, wide": 0.5, "colour, default": None}
 
 
-def main() -> None:
-    path = FOLDER / f"{NAME}.json"
-    result = json.loads(path.read_text())["result"] if path.exists() else []
-    done = {(row["case"], row["network"], row["batch"]) for row in result}
-
-    def run(case: int, name: str, model: torch.nn.Sequential, x: torch.Tensor, y: torch.Tensor) -> None:
-        if (case, name, len(x)) not in done:
-            row = one_run(model, x, y, case)
-            result.append({"case": case, "network": name, "batch": len(x), **row})
-            print(result[-1], flush=True)
-            record(NAME, COMMAND, sorted(result, key=lambda row: row["case"]))
-
+def plan() -> Iterator[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]:
     x, y = data.photos(24, crops=1, seed=11)
     x = x.mean(1, keepdim=True)
     for case in range(10):
         pair = [case, (case + 3) % 10]
         for name, options in NETWORKS.items():
             for batch in (1, 2) if name in SINGLES else (2,):
-                run(case, name, models.lenet(1, size=24, seed=100 + case, **options), x[pair[:batch]], y[pair[:batch]])
+                model = models.lenet(1, size=24, seed=100 + case, **options)
+                run = functools.partial(one_run, model, x[pair[:batch]], y[pair[:batch]], case)
+                yield {"case": case, "network": name, "batch": batch}, run
     x, y = data.photos(32, crops=1, seed=11)
     for case in range(3):
         pair = [case, case + 3]
         for name, spread in COLOUR.items():
-            run(case, name, models.lenet(seed=100 + case, spread=spread), x[pair], y[pair])
+            model = models.lenet(seed=100 + case, spread=spread)
+            yield {"case": case, "network": name, "batch": 2}, functools.partial(one_run, model, x[pair], y[pair], case)
+
+
+def main() -> None:
+    resume(NAME, COMMAND, plan())
 
 
 def one_run(model: torch.nn.Sequential, x: torch.Tensor, y: torch.Tensor, seed: int) -> dict[str, Any]:

@@ -8,11 +8,10 @@ two: 500). Two minutes of one core. What is finished is kept: a run that is stop
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from gilearn import attacks, data, federated, metrics, models
-from tools.recording import FOLDER, record
+from tools.recording import known, record
 
 NAME, COMMAND = "deep-leakage-digits", "python -m tools.record_deep_leakage_digits"
 DLG = attacks.DLG.replace(iterations=10, restarts=1)
@@ -36,8 +35,7 @@ RUNS: dict[str, tuple[attacks.GradientMatching, dict[str, Any], int]] = {
 def main() -> None:
     x, y = data.digits(48, fold=77)
     x = x.double()
-    path = FOLDER / f"{NAME}.json"
-    result: dict[str, list[dict[str, Any]]] = json.loads(path.read_text())["result"] if path.exists() else {}
+    result: dict[str, list[dict[str, Any]]] = known(NAME, {})
     for name, (attack, options, batch) in RUNS.items():
         if name in result:
             continue

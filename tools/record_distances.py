@@ -10,7 +10,7 @@ file already holds is kept; remove the file to measure all of it again.
 
 from __future__ import annotations
 
-import json
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from gilearn import attacks, data, federated, metrics, models
 from gilearn.attacks import GradientMatching, distances, initialization, labels, optimizers, spaces
 from gilearn.attacks.iteration.distances import Gradients, pairs, total
+from tools.recording import known, resume
 
 COMMAND = "python -m tools.record_distances"
 CASES = range(10)
@@ -130,33 +131,33 @@ def tune(name: str, noise: str = "none", scale: float = 0.0, trials: Any = TRIAL
             yield ("tuning", name, noise, scale, rate, schedule, case)
 
 
-def best(done: list[dict], name: str, noise: str = "none", scale: float = 0.0) -> tuple[float, str]:
+def best(name: str, noise: str = "none", scale: float = 0.0) -> tuple[float, str]:
     """The rate and schedule with the best mean over the tuning cases."""
     found: dict[tuple[float, str], list[float]] = {}
-    for d in done:
+    for d in known("distances", []):
         if (d["part"], d["distance"], d.get("noise"), d.get("scale")) == ("tuning", name, noise, scale):
             found.setdefault((d["rate"], d["schedule"]), []).append(d["psnr"])
     return max(found, key=lambda key: float(np.mean(found[key])))
 
 
-def plan(done: list[dict]) -> Iterator[tuple]:
+def plan() -> Iterator[tuple]:
     for name in DISTANCES:
         yield from tune(name)
         for case in CASES:
-            yield ("race", name, "none", 0.0, *best(done, name), case)
+            yield ("race", name, "none", 0.0, *best(name), case)
     for scale in NOISES:
         for kind in ("Gaussian", "Laplace"):
             for name in ("squared", "l1"):
                 yield from tune(name, kind, scale, TRIALS[1:], TUNING[:1])
                 for case in CASES:
-                    yield ("race", name, kind, scale, *best(done, name, kind, scale), case)
+                    yield ("race", name, kind, scale, *best(name, kind, scale), case)
 
 
-def measure(part: str, name: str, noise: str, scale: float, rate: float, schedule: str, case: int) -> float:
+def measure(part: str, name: str, noise: str, scale: float, rate: float, schedule: str, case: int) -> dict[str, float]:
     x, seen = view(case)
     if scale:
         seen = noisy(seen, noise, scale, seed=case)
-    return decibels(plain(distance=DISTANCES[name], optimizer=adam(rate, schedule)), x, seen, case)
+    return {"psnr": decibels(plain(distance=DISTANCES[name], optimizer=adam(rate, schedule)), x, seen, case)}
 
 
 FREE = spaces.Pixels()
@@ -196,23 +197,11 @@ def others() -> Iterator[tuple[dict[str, Any], Callable[[], float]]]:
 
 
 def main() -> None:
-    from tools.recording import FOLDER, record
-
-    path = FOLDER / "distances.json"
-    done: list[dict] = json.loads(path.read_text())["result"] if path.exists() else []
-    known = {json.dumps({k: v for k, v in d.items() if k != "psnr"}) for d in done}
-
-    def keep(key: dict[str, Any], run: Callable[[], float]) -> None:
-        if json.dumps(key) not in known:
-            done.append(key | {"psnr": run()})
-            print(done[-1], flush=True)
-            record("distances", COMMAND, done)
-
     names = ("part", "distance", "noise", "scale", "rate", "schedule", "case")
-    for row in plan(done):
-        keep(dict(zip(names, row, strict=True)), lambda row=row: measure(*row))
-    for key, run in others():
-        keep(key, run)
+    resume(
+        "distances", COMMAND, ((dict(zip(names, row, strict=True)), functools.partial(measure, *row)) for row in plan())
+    )
+    resume("distances", COMMAND, ((key, lambda run=run: {"psnr": run()}) for key, run in others()))
 
 
 if __name__ == "__main__":

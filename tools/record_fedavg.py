@@ -10,7 +10,8 @@ remove the file to measure all of them again.
 
 from __future__ import annotations
 
-import json
+import functools
+import itertools
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +19,14 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from gilearn import data, models
+from tools.recording import resume
 
 COMMAND = "python -m tools.record_fedavg"
 CASES, CLIENTS, TRAINING, ROUNDS, GOAL = range(10), 10, 1000, 120, 0.85
 STEPS, RATES = (1, 20), (1.0, 2.0, 4.0, 8.0)
 
 
-def rounds_needed(case: int, split: str, steps: int, lr: float) -> int | None:
+def rounds(case: int, split: str, steps: int, lr: float) -> dict[str, int | None]:
     """Return after how many rounds the goal is reached; ``None`` if it is not."""
     x, y = data.digits(fold=case)
     x, test_x, y, test_y = x[:TRAINING], x[TRAINING:], y[:TRAINING], y[TRAINING:]
@@ -45,26 +47,17 @@ def rounds_needed(case: int, split: str, steps: int, lr: float) -> int | None:
         weights = {name: weight.mean(0) for name, weight in local.items()}
         right = functional_call(model, weights, (test_x,)).argmax(1) == test_y
         if float(right.double().mean()) >= GOAL:
-            return number
-    return None
+            return {"rounds": number}
+    return {"rounds": None}
 
 
 def main() -> None:
-    from tools.recording import FOLDER, record
-
-    path = FOLDER / "fedavg.json"
-    result = json.loads(path.read_text())["result"] if path.exists() else []
-    done = {(row["case"], row["split"], row["steps"], row["lr"]) for row in result}
-    for case in CASES:
-        for split in ("even", "sorted"):
-            for steps in STEPS:
-                for lr in RATES:
-                    if (case, split, steps, lr) in done or (split == "sorted" and steps == 1):
-                        continue  # one step a round is gradient descent on the union, however it is dealt
-                    rounds = rounds_needed(case, split, steps, lr)
-                    result.append({"case": case, "split": split, "steps": steps, "lr": lr, "rounds": rounds})
-                    print(result[-1], flush=True)
-                    record("fedavg", COMMAND, result)
+    plan = [
+        ({"case": case, "split": split, "steps": steps, "lr": lr}, functools.partial(rounds, case, split, steps, lr))
+        for case, split, steps, lr in itertools.product(CASES, ("even", "sorted"), STEPS, RATES)
+        if split == "even" or steps > 1  # one step a round is gradient descent on the union, however it is dealt
+    ]
+    resume("fedavg", COMMAND, plan)
 
 
 if __name__ == "__main__":

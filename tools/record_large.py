@@ -10,7 +10,7 @@ stored beside, as base64 of unsigned bytes in the stored shape: the 224-pixel on
 from __future__ import annotations
 
 import base64
-import json
+import functools
 import sys
 
 import torch
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from gilearn import attacks, data, federated, metrics, models
 from gilearn.attacks import distances, optimizers, regularizers
+from tools.recording import resume
 
 COMMAND = "python -m tools.record_large"
 PLAIN = optimizers.Adam(lr=0.05, schedule=optimizers.WarmupCosine(warmup=1))
@@ -71,16 +72,8 @@ def run(name: str) -> dict:
 
 
 def main() -> None:
-    from tools.recording import FOLDER, record
-
-    path = FOLDER / "large.json"
-    for name in sys.argv[1:] or CASES:
-        result = json.loads(path.read_text())["result"] if path.exists() else []
-        if any(done["case"] == name for done in result):
-            continue
-        result.append(run(name))
-        print({k: v for k, v in result[-1].items() if k != "pictures"}, flush=True)
-        record("large", COMMAND, result)
+    chosen = sys.argv[1:] or CASES
+    resume("large", COMMAND, [({"case": name}, functools.partial(run, name)) for name in chosen], hidden=("pictures",))
 
 
 if __name__ == "__main__":

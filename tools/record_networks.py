@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch.func import functional_call, grad, jvp, vmap
 
 from gilearn import attacks, data, federated, metrics, models
 from gilearn.attacks import distances, optimizers
+from tools.recording import resume
 
 COMMAND = "python -m tools.record_networks"
 CASES = range(10)
@@ -223,16 +223,7 @@ def tuning(case: int) -> Iterator[tuple[Callable[..., dict[str, float]], dict[st
 
 
 def main() -> None:
-    from tools.recording import FOLDER, record
-
-    path = FOLDER / "networks.json"
-    done: list[dict[str, Any]] = json.loads(path.read_text())["result"] if path.exists() else []
-    for measure, key in plan():
-        key = {"part": measure.__name__} | key
-        if not any(all(d.get(name) == value for name, value in key.items()) for d in done):
-            done.append(key | measure(**{name: value for name, value in key.items() if name != "part"}))
-            print(done[-1], flush=True)
-            record("networks", COMMAND, done)
+    resume("networks", COMMAND, (({"part": run.__name__} | key, functools.partial(run, **key)) for run, key in plan()))
 
 
 if __name__ == "__main__":

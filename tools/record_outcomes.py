@@ -10,11 +10,13 @@ Cases that the file already holds are kept; remove the file to measure all of th
 
 from __future__ import annotations
 
-import json
+import functools
 import math
+from typing import Any
 
 from gilearn import attacks, data, federated, metrics, models
 from gilearn.attacks import optimizers
+from tools.recording import resume
 
 COMMAND = "python -m tools.record_outcomes"
 CASES = 40
@@ -22,7 +24,7 @@ DLG = attacks.DLG.replace(optimizer=optimizers.LBFGS(line_search_fn=None), itera
 INVGRAD = attacks.InvGrad.replace(iterations=100, restarts=1)
 
 
-def run(name: str, case: int) -> tuple[str, float]:
+def run(name: str, case: int) -> dict[str, Any]:
     """Return what picture was attacked, and the mean squared error of what came back."""
     if name == "DLG":
         x, y = data.digits(CASES)
@@ -35,23 +37,13 @@ def run(name: str, case: int) -> tuple[str, float]:
         seen = federated.observe(models.convnet(size=16, seed=case), x, y, declare=["labels"])
         found = INVGRAD(seen, seed=case).inputs
     error = float(metrics.mse(found, x)) if found.isfinite().all() else math.inf
-    return picture, error
+    return {"picture": picture, "mse": float(f"{error:.3g}") if math.isfinite(error) else None}
 
 
 def main() -> None:
-    from tools.recording import FOLDER, record
-
-    path = FOLDER / "outcomes.json"
-    result = json.loads(path.read_text())["result"] if path.exists() else []
-    done = {(row["attack"], row["case"]) for row in result}
-    for case in range(CASES):
-        for name in ("DLG", "InvGrad"):
-            if (name, case) not in done:
-                picture, error = run(name, case)
-                mse = float(f"{error:.3g}") if math.isfinite(error) else None
-                result.append({"attack": name, "case": case, "picture": picture, "mse": mse})
-                print(result[-1], flush=True)
-                record("outcomes", COMMAND, result)
+    order = [(name, case) for case in range(CASES) for name in ("DLG", "InvGrad")]
+    plan = [({"attack": name, "case": case}, functools.partial(run, name, case)) for name, case in order]
+    resume("outcomes", COMMAND, plan)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ kept; remove the file to measure all of them again.
 
 from __future__ import annotations
 
+import functools
 import json
 import resource
 import subprocess
@@ -113,16 +114,13 @@ def main() -> None:
     if len(sys.argv) == 3:
         print(json.dumps(run(*sys.argv[1:])))
         return
-    from tools.recording import FOLDER, record
+    from tools.recording import resume
 
-    path = FOLDER / "recursion-cost.json"
-    result = json.loads(path.read_text())["result"] if path.exists() else []
-    for solver, case in CASES:
-        if any((done["solver"], done["case"]) == (solver, str(case)) for done in result):
-            continue
-        result.append(measured(solver, str(case)))
-        print(result[-1], flush=True)
-        record("recursion-cost", COMMAND, result)
+    plan = [
+        ({"solver": solver, "case": str(case)}, functools.partial(measured, solver, str(case)))
+        for solver, case in CASES
+    ]
+    resume("recursion-cost", COMMAND, plan)
 
 
 if __name__ == "__main__":

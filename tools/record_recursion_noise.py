@@ -10,14 +10,13 @@ file already holds are kept; remove the file to measure all of them again.
 
 from __future__ import annotations
 
-import json
 import warnings
 
 import torch
 from torch import nn
 
 from gilearn import attacks, data, federated, metrics, models
-from tools.recording import FOLDER, record
+from tools.recording import known, record
 
 COMMAND = "python -m tools.record_recursion_noise"
 LEVELS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -74,8 +73,7 @@ def errors(depth: int, case: int) -> dict:
 def main() -> None:
     warnings.simplefilter("ignore", attacks.RecursionWarning)
     torch.set_num_threads(1)
-    path = FOLDER / "recursion-noise.json"
-    result = json.loads(path.read_text())["result"] if path.exists() else {"levels": list(LEVELS)}
+    result = known("recursion-noise", {"levels": list(LEVELS)})
     for name, depth in DEPTHS.items():
         if name not in result:
             result[name] = [errors(depth, case) for case in CASES]

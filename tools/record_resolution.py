@@ -10,7 +10,7 @@ measure all of them again.
 
 from __future__ import annotations
 
-import json
+import functools
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gilearn import attacks, data, federated, metrics, models
 from gilearn.attacks import distances, optimizers
+from tools.recording import resume
 
 COMMAND = "python -m tools.record_resolution"
 SIZES = (16, 32, 64, 128)
@@ -97,17 +98,8 @@ KEYS = {
 
 
 def main() -> None:
-    from tools.recording import FOLDER, record
-
-    path = FOLDER / "resolution.json"
-    result = json.loads(path.read_text())["result"] if path.exists() else []
-    for measure, case in CASES:
-        keys = KEYS[measure]
-        if any(tuple(done.get(key) for key in keys) == case for done in result):
-            continue
-        result.append(measure(*case))
-        print(result[-1], flush=True)
-        record("resolution", COMMAND, result)
+    plan = [(dict(zip(KEYS[run], case, strict=True)), functools.partial(run, *case)) for run, case in CASES]
+    resume("resolution", COMMAND, plan)
 
 
 if __name__ == "__main__":
