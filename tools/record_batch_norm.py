@@ -1,88 +1,116 @@
-"""Inverting gradients through batch normalization, one change of the attack at a time.
+"""One photograph through batch normalization: what its statistics are, and in which mode the client computes.
 
-    OMP_WAIT_POLICY=passive python -m tools.record_batch_norm
+    OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 python -m tools.record_batch_norm
 
-The victim is an untrained ConvNet of eight convolutions, 64 channels wide, each followed by a batch normalization that
-uses its running statistics; one photograph of 32x32, its label declared, 600 iterations. Every variant on two
-photographs, the ones that matter on five. Half an hour on two cores. Cases that the file already holds are kept; remove
-the file to measure all of them again.
+A case is a photograph of 16x16 pixels, a ConvNet of three convolutions with a batch normalization after each, and a
+Gaussian start, with seeds of their own; the label is declared. The network is as it was drawn (``untouched``: its
+running mean is 0 and its variance 1), has passed 160 windows of the photographs once (``calibrated``), or was trained
+on them (``trained``). There is no prior. The rate is the best of three on another case, which is recorded as well, and
+falls along a cosine. Two minutes on one core. What the file already holds is kept; remove the file to measure all
+of it again.
 """
 
 from __future__ import annotations
 
-import json
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from gilearn import attacks, data, federated, metrics, models
-from gilearn.attacks import GradientMatching, distances, initialization, optimizers, regularizers
+from gilearn.attacks import distances, optimizers
+from tools.recording import known, resume
 
 COMMAND = "python -m tools.record_batch_norm"
-FEW, ALL = [0, 4], [0, 2, 4, 6, 8]
+CASES, TUNING = range(10), (10,)
+RATES = (0.03, 0.1, 0.3)
+FALLING = optimizers.WarmupCosine(warmup=1)
+VICTIMS = (
+    ("untouched", "inference"),
+    ("calibrated", "inference"),
+    ("calibrated", "training"),
+    ("trained", "inference"),
+    ("trained", "training"),
+)
+DISTANCES = {"l1": distances.Manhattan(), "cosine": distances.Cosine()}
+TURNS = [(*victim, distance) for victim in VICTIMS for distance in DISTANCES]
 
 
-def adam(lr: float = 0.05, *, signed: bool = True, schedule: object = None) -> optimizers.Adam:
-    return optimizers.Adam(lr=lr, signed=signed, schedule=schedule or optimizers.WarmupCosine(warmup=1))
+@functools.cache
+def windows(fold: int) -> tuple[Tensor, Tensor]:
+    """Sixteen windows of 16x16 pixels of each photograph of 24: what networks are calibrated and trained on."""
+    photos, kinds = data.photos(24, fold=fold)
+    places = torch.randint(9, (160, 2), generator=torch.Generator().manual_seed(fold)).tolist()
+    cut = [photos[k // 16, :, i : i + 16, j : j + 16] for k, (i, j) in enumerate(places)]
+    return torch.stack(cut), kinds.repeat_interleave(16)
 
 
-def smooth(weight: float) -> tuple[regularizers.TotalVariation]:
-    return (regularizers.TotalVariation(weight=weight),)
+@functools.cache
+def victim(state: str, case: int) -> nn.Module:
+    """A network in train mode, in one of the three states."""
+    net = models.convnet(size=16, widths=(16, 32, 32), batch_norm=True, seed=case).train()
+    x, y = windows(case // 10)
+    if state == "calibrated":
+        for layer in net:
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.momentum = None  # the plain average
+        with torch.no_grad():
+            net(x)
+    if state == "trained":
+        train(net, x, y, seed=case)
+    return net
 
 
-def attack(**changes: object) -> GradientMatching:
-    """InvGrad as tuned for this network, with changes."""
-    base = attacks.InvGrad.replace(optimizer=adam(), regularizers=smooth(1e-5), iterations=600)
-    return base.replace(**changes)
+def train(net: nn.Module, x: Tensor, y: Tensor, *, seed: int) -> None:
+    """Twenty epochs of Adam."""
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(20):
+        for rows in torch.randperm(len(x), generator=generator).split(16):
+            optimizer.zero_grad()
+            F.cross_entropy(net(x[rows]), y[rows]).backward()
+            optimizer.step()
 
 
-VARIANTS = {
-    "base": attack(),
-    "not signed": attack(optimizer=adam(signed=False)),
-    "step decay": attack(optimizer=adam(schedule=optimizers.StepDecay())),
-    "step decay, lr 0.1": attack(optimizer=adam(0.1, schedule=optimizers.StepDecay())),
-    "lr 0.1": attack(optimizer=adam(0.1)),
-    "lr 0.02": attack(optimizer=adam(0.02)),
-    "no TV": attack(regularizers=()),
-    "TV 1e-4": attack(regularizers=smooth(1e-4)),
-    "TV 1e-3": attack(regularizers=smooth(1e-3)),
-    "layerwise cosine": attack(distance=distances.LayerwiseCosine()),
-    "norms": attack(distance=distances.Euclidean(squared=False), regularizers=()),
-    "l1, signed": attack(distance=distances.Manhattan(), regularizers=()),
-    "l1": attack(distance=distances.Manhattan(), regularizers=(), optimizer=adam(signed=False)),
-}
-# Not other attacks but another end, or another victim: one that normalizes by the statistics of its batch.
-BASED_ON = {"L-BFGS at the end": "base", "own statistics": "base", "l1, own statistics": "l1"}
+def measure(key: dict[str, Any]) -> dict[str, float]:
+    case = key["case"]
+    x, y = (values[case % 10 : case % 10 + 1] for values in data.photos(16, fold=case // 10))
+    net = victim(key["state"], case).train(key["mode"] == "training")
+    attack = attacks.InvGrad.replace(
+        distance=DISTANCES[key["distance"]],
+        regularizers=(),
+        optimizer=optimizers.Adam(lr=key["rate"], schedule=FALLING),
+        iterations=100,
+    )
+    found = attack(federated.observe(net, x, y, declare=["labels"]), seed=case).inputs
+    return {"psnr": round(float(metrics.psnr(found, x)), 1)}
 
 
-def run(name: str, chosen: list[int], *, training: bool = False) -> list[float]:
-    """PSNR of every chosen photograph, in decibels."""
-    x, y = data.photos(32)
-    model = models.convnet(widths=(64,) * 8, strides=(1, 1, 2, 1, 2, 1, 2, 1), batch_norm=True).train(training)
-    values = []
-    for k in chosen:
-        seen = federated.observe(model, x[k : k + 1], y[k : k + 1], declare=["labels"])
-        found = VARIANTS[BASED_ON.get(name, name)](seen).inputs
-        if name == "L-BFGS at the end":
-            last = attack(
-                initialization=initialization.FromImage(picture=found[0]), optimizer=optimizers.LBFGS(), iterations=20
-            )
-            found = last(seen).inputs
-        values.append(round(float(metrics.psnr(found, x[k : k + 1])), 2))
-    return values
+def best(done: list[dict[str, Any]], name: str, values: tuple[float, ...], **wanted: Any) -> float:
+    """The value of a setting with the best mean over the tuning cases."""
+    wanted |= {"part": "tuning"}
+
+    def mean(value: float) -> float:
+        return float(np.mean([d["psnr"] for d in done if d[name] == value and wanted.items() <= d.items()]))
+
+    return max(values, key=mean)
 
 
-def main() -> None:
-    from tools.recording import FOLDER, record
-
-    path = FOLDER / "batch-norm.json"
-    result = json.loads(path.read_text())["result"] if path.exists() else []
-    for name in (*VARIANTS, "L-BFGS at the end", "own statistics", "l1, own statistics"):
-        if any(done["case"] == name for done in result):
-            continue
-        chosen = ALL if name in ("base", "l1", "l1, own statistics") else FEW
-        psnr = run(name, chosen, training=name.endswith("own statistics"))
-        result.append({"case": name, "photographs": chosen, "psnr": psnr})
-        print(result[-1], flush=True)
-        record("batch-norm", COMMAND, result)
+def plan() -> Iterator[tuple[dict[str, Any], Callable[[], dict[str, float]]]]:
+    for state, mode, distance in TURNS:
+        net = {"state": state, "mode": mode, "distance": distance}
+        keys = [{"part": "tuning", **net, "rate": rate, "case": case} for rate in RATES for case in TUNING]
+        for key in keys:
+            yield key, functools.partial(measure, key)
+        rate = best(known("batch-norm", []), "rate", RATES, **net)
+        for case in CASES:
+            key = {"part": "race", **net, "rate": rate, "case": case}
+            yield key, functools.partial(measure, key)
 
 
 if __name__ == "__main__":
-    main()
+    resume("batch-norm", COMMAND, plan())
