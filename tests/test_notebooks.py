@@ -22,11 +22,9 @@ from tools.replicate import parameters_of
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
 TEXTS = texts()
-CHAPTERS = [p for p in TEXTS if p.parent != BOOK]
-NEW = [p for p in CHAPTERS if parameters_of(jupytext.read(p)) is not None]  # the others follow
+CHAPTERS = [p for p in TEXTS if p.parent not in (BOOK, BOOK / "back")]
 each_notebook = pytest.mark.parametrize("text", TEXTS, ids=lambda p: p.stem)
 each_chapter = pytest.mark.parametrize("text", CHAPTERS, ids=lambda p: p.stem)
-each_new = pytest.mark.parametrize("text", NEW, ids=lambda p: p.stem)
 
 
 def cells(text: Path, kind: str = "code"):
@@ -242,7 +240,7 @@ def test_exercises_have_solutions_that_check_themselves(text):
         assert "check(" in solution, label
 
 
-@each_new
+@each_chapter
 def test_exercises_are_answered_in_the_open(text):
     """Under the task, a cell for the reader's answer, which knows the target; the solution passes the same check."""
     notebook = nbformat.read(text.with_suffix(".ipynb"), as_version=4)
@@ -262,7 +260,14 @@ def test_exercises_are_answered_in_the_open(text):
         assert solution.metadata.jupyter.source_hidden
 
 
-@each_new
+@each_chapter
+def test_a_chapter_runs_on_other_folds(text):
+    parameters = parameters_of(jupytext.read(text))
+    assert parameters is not None, "the first code cell has no tag `parameters`"
+    assert re.match(r"FOLD = 0\b", parameters.source)
+
+
+@each_chapter
 def test_cells_show_numbers(text):
     """No column of truth values in place of results."""
     shown = "\n".join(o.get("text", "") for cell in cells(text) for o in cell.outputs)
