@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 
 from gilearn import attacks, data, federated, metrics, models
 from gilearn.attacks import distances, optimizers
+from tools.recording import known, resume
 
 COMMAND = "python -m tools.record_batches"
 CASES, TUNING = range(10), (100, 101)
@@ -75,7 +75,7 @@ def run(row: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def planned(done: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def planned() -> Iterator[dict[str, Any]]:
     """Every row in turn; the rates of the races are chosen by the tuning rows before them."""
 
     def row(
@@ -97,7 +97,7 @@ def planned(done: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         def mean(trial: tuple[float, str]) -> float:
             wanted = ("tuning", distance, kind, iterations, *trial)
             keys = ("part", "distance", "labels", "iterations", "rate", "schedule")
-            values = [old["psnr"] for old in done if tuple(old[key] for key in keys) == wanted]
+            values = [old["psnr"] for old in known("batches", []) if tuple(old[key] for key in keys) == wanted]
             return sum(values) / len(values)
 
         return max(TRIALS if iterations == 200 else TRIALS[:3], key=mean)
@@ -128,15 +128,7 @@ def planned(done: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    from tools.recording import FOLDER, record
-
-    path = FOLDER / "batches.json"
-    done: list[dict[str, Any]] = json.loads(path.read_text())["result"] if path.exists() else []
-    for row in planned(done):
-        if not any(row.items() <= old.items() for old in done):
-            done.append(run(row))
-            print({key: value for key, value in done[-1].items() if key not in ("each", "shown")}, flush=True)
-            record("batches", COMMAND, done)
+    resume("batches", COMMAND, ((row, functools.partial(run, row)) for row in planned()), hidden=("each", "shown"))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ to measure all of them again.
 
 from __future__ import annotations
 
-import json
+import functools
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from gilearn import attacks, data, federated, metrics, models, ranks
 from gilearn.attacks import GradientMatching, initialization, labels, optimizers
+from tools.recording import resume
 
 COMMAND = "python -m tools.record_initialization"
 TRIALS, FEW = 60, 24
@@ -73,9 +76,6 @@ def by_digit(start: str, steps: str, k: int) -> dict[str, Any]:
     attack = GradientMatching(initialization=drawn, labels=labels.IDLG(), tolerance=1e-10, **options)
     result = attack(federated.observe(models.lenet(1, 10, size=8, strides=(1, 1, 1), seed=k), x, y), seed=k)
     return {
-        "start": start,
-        "steps": steps,
-        "k": k,
         "away": round(float(metrics.mse(drawn(x.shape, torch.Generator().manual_seed(k)), x)), 3),
         "mse": float(f"{metrics.mse(result.inputs, x):.2g}"),
         "evaluations": sum(log["evaluations"] for log in result.restarts),
@@ -91,7 +91,7 @@ def by_network(start: str, network: int, k: int) -> dict[str, Any]:
     )
     victim = models.lenet(1, 10, size=8, strides=(1, 1, 1), seed=network)
     result = attack(federated.observe(victim, x, y), seed=k)
-    return {"start": start, "network": network, "k": k, "mse": float(f"{metrics.mse(result.inputs, x):.2g}")}
+    return {"mse": float(f"{metrics.mse(result.inputs, x):.2g}")}
 
 
 def by_photo(start: str, schedule: str, rate: float, iterations: int, k: int) -> dict[str, Any]:
@@ -103,15 +103,7 @@ def by_photo(start: str, schedule: str, rate: float, iterations: int, k: int) ->
         initialization=starts[start], iterations=iterations, optimizer=optimizers.Adam(lr=rate, schedule=falls)
     )
     seen = federated.observe(models.convnet(size=24, seed=k), x, y, declare=["labels"])
-    psnr = metrics.psnr(attack(seen, seed=k).inputs, x)
-    return {
-        "photo": k,
-        "start": start,
-        "schedule": schedule,
-        "rate": rate,
-        "iterations": iterations,
-        "psnr": round(float(psnr), 1),
-    }
+    return {"psnr": round(float(metrics.psnr(attack(seen, seed=k).inputs, x)), 1)}
 
 
 def by_face(start: str, share: float, iterations: int, k: int) -> dict[str, Any]:
@@ -136,10 +128,6 @@ def by_face(start: str, share: float, iterations: int, k: int) -> dict[str, Any]
     after = result.inputs - face
     kept = (before.flatten() @ open_modes).square().sum() / before.square().sum()
     return {
-        "start": start,
-        "share": share,
-        "iterations": iterations,
-        "face": k,
         "open": round(open_modes.shape[1] / face.numel(), 3),
         "predicted": round(float(kept), 3),
         "left": round(float((after * before).sum() / before.square().sum()), 3),
@@ -148,47 +136,34 @@ def by_face(start: str, share: float, iterations: int, k: int) -> dict[str, Any]
     }
 
 
-CASES: list[tuple[Any, tuple[Any, ...]]] = [
-    *(
-        (by_photo, (start, schedule, rate, 60, k))
-        for start in PHOTO_STARTS
-        for schedule, rates in RATES.items()
-        for rate in rates
-        for k in range(10)
-    ),
-    *((by_digit, (start, "full", k)) for start in STARTS for k in range(TRIALS)),
-    *((by_digit, (start, steps, k)) for start in ("Gaussian", "2.0") for steps in list(STEPS)[1:] for k in range(FEW)),
-    *(
-        (by_face, (start, share, iterations, k))
-        for start in ("suspect", "uniform")
-        for share, iterations in ((1.0, 5), (1.0, 20), (0.1, 20))
-        for k in range(10)
-    ),
-    *((by_photo, (start, "held", 0.1, 200, k)) for start in PHOTO_STARTS[::3] for k in range(10)),
-    *((by_network, ("2.0", network, k)) for network in (0, 1000, 2000) for k in range(FEW)),
-]
-KEYS: dict[Any, tuple[str, ...]] = {
-    by_digit: ("start", "steps", "k"),
-    by_network: ("start", "network", "k"),
-    by_photo: ("start", "schedule", "rate", "iterations", "photo"),
-    by_face: ("start", "share", "iterations", "face"),
-}
+def plan() -> Iterator[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]:
+    for start, (schedule, rates) in itertools.product(PHOTO_STARTS, RATES.items()):
+        for rate, k in itertools.product(rates, range(10)):
+            yield photo(start, schedule, rate, 60, k)
+    full = [(start, "full", k) for start in STARTS for k in range(TRIALS)]
+    few = [(start, steps, k) for start in ("Gaussian", "2.0") for steps in list(STEPS)[1:] for k in range(FEW)]
+    for start, steps, k in full + few:
+        yield {"start": start, "steps": steps, "k": k}, functools.partial(by_digit, start, steps, k)
+    for start, (share, iterations), k in itertools.product(
+        ("suspect", "uniform"), ((1.0, 5), (1.0, 20), (0.1, 20)), range(10)
+    ):
+        key = {"start": start, "share": share, "iterations": iterations, "face": k}
+        yield key, functools.partial(by_face, start, share, iterations, k)
+    for start, k in itertools.product(("Gaussian", "gray"), range(10)):
+        yield photo(start, "held", 0.1, 200, k)
+    for network, k in itertools.product((0, 1000, 2000), range(FEW)):
+        yield {"start": "2.0", "network": network, "k": k}, functools.partial(by_network, "2.0", network, k)
+
+
+def photo(
+    start: str, schedule: str, rate: float, iterations: int, k: int
+) -> tuple[dict[str, Any], Callable[[], dict[str, Any]]]:
+    key = {"photo": k, "start": start, "schedule": schedule, "rate": rate, "iterations": iterations}
+    return key, functools.partial(by_photo, start, schedule, rate, iterations, k)
 
 
 def main() -> None:
-    from tools.recording import FOLDER, record
-
-    path = FOLDER / "initialization.json"
-    result = json.loads(path.read_text())["result"] if path.exists() else []
-    held = {tuple(done.get(key) for key in keys) for done in result for keys in KEYS.values()}
-    for number, (measure, case) in enumerate(CASES):
-        if case in held:
-            continue
-        result.append(measure(*case))
-        if number % 20 == 0 or measure is by_face:
-            print(result[-1], flush=True)
-            record("initialization", COMMAND, result)
-    record("initialization", COMMAND, result)
+    resume("initialization", COMMAND, plan())
 
 
 if __name__ == "__main__":

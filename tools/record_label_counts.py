@@ -10,13 +10,15 @@ to measure all of it again.
 
 from __future__ import annotations
 
-import json
+import functools
+import itertools
 from typing import Any
 
 import torch
 
 from gilearn import data, federated, metrics, models
 from gilearn.attacks import labels
+from tools.recording import resume
 
 COMMAND = "python -m tools.record_label_counts"
 FOLDS = range(10)
@@ -37,21 +39,15 @@ def measure(fold: int, size: int) -> dict[str, Any]:
         seen = federated.observe(model, digits[rows], truth[rows])
         for name, rule in rules.items():
             right[name].append(round(size * metrics.label_accuracy(rule(seen), truth[rows])))
-    return {"fold": fold, "size": size, "right": right}
+    return {"right": right}
 
 
 def main() -> None:
-    from tools.recording import FOLDER, record
-
-    path = FOLDER / "label-counts.json"
-    done: list[dict[str, Any]] = json.loads(path.read_text())["result"] if path.exists() else []
-    known = {(row["fold"], row["size"]) for row in done}
-    for fold in FOLDS:
-        for size in SIZES:
-            if (fold, size) not in known:
-                done.append(measure(fold, size))
-                print(fold, size, flush=True)
-                record("label-counts", COMMAND, done)
+    plan = [
+        ({"fold": fold, "size": size}, functools.partial(measure, fold, size))
+        for fold, size in itertools.product(FOLDS, SIZES)
+    ]
+    resume("label-counts", COMMAND, plan, hidden=("right",))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ file already holds is kept; remove the file to measure all of it again.
 
 from __future__ import annotations
 
-import json
+import functools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +21,10 @@ from torch import Tensor
 
 from gilearn import attacks, data, federated, metrics, models
 from gilearn.attacks import distances, optimizers
+from tools.recording import known, resume
 
 COMMAND = "python -m tools.record_label_noise"
+COLUMNS = ("part", "attack", "unit", "level", "rate", "schedule", "case")
 CASES = range(24)
 TUNING = range(24, 28)
 LEVELS = (*(("tensor", level) for level in (0.1, 0.3, 1.0, 3.0, 10.0)), *(("norm", level) for level in (0.1, 0.3, 1.0)))
@@ -58,16 +61,16 @@ def divided(seen: federated.Observation) -> Tensor:
     return (right[0, :-1] / right[0, -1]).clamp(0, 1).float().view(1, 1, 8, 8)
 
 
-def best(done: list[dict], name: str, unit: str, level: float) -> tuple[float, str]:
+def best(name: str, unit: str, level: float) -> tuple[float, str]:
     """The rate and schedule with the best mean over the tuning cases."""
     found: dict[tuple[float, str], list[float]] = {}
-    for d in done:
+    for d in known("label-noise", []):
         if (d["part"], d["attack"], d["unit"], d["level"]) == ("tuning", name, unit, level):
             found.setdefault((d["rate"], d["schedule"]), []).append(d["psnr"])
     return max(found, key=lambda key: float(np.mean(found[key])))
 
 
-def plan(done: list[dict]) -> Iterator[tuple]:
+def plan() -> Iterator[tuple]:
     for unit, level in LEVELS:
         for case in CASES:
             yield ("race", "division", unit, level, 0.0, "none", case)
@@ -76,42 +79,25 @@ def plan(done: list[dict]) -> Iterator[tuple]:
                 for case in TUNING:
                     yield ("tuning", name, unit, level, rate, schedule, case)
             for case in CASES:
-                yield ("race", name, unit, level, *best(done, name, unit, level), case)
+                yield ("race", name, unit, level, *best(name, unit, level), case)
+
+
+def measure(key: dict[str, Any]) -> dict[str, Any]:
+    pictures, kinds = data.digits()
+    case = key["case"]
+    seen = view(case, key["unit"], key["level"], pictures, kinds)
+    if key["attack"] == "division":
+        x = divided(seen)
+    else:
+        optimizer = optimizers.Adam(lr=key["rate"], schedule=SCHEDULES[key["schedule"]])
+        x = MATCHING[key["attack"]].replace(optimizer=optimizer)(seen, seed=case).inputs
+    nearest = int((pictures - x).square().flatten(1).sum(1).argmin())
+    return {"psnr": round(float(metrics.psnr(x, pictures[case : case + 1])), 1), "identified": nearest == case}
 
 
 def main() -> None:
-    from tools.recording import FOLDER, record
-
-    path = FOLDER / "label-noise.json"
-    done: list[dict] = json.loads(path.read_text())["result"] if path.exists() else []
-    known = {tuple(d.values())[:7] for d in done}
-    pictures, kinds = data.digits()
-    for part, name, unit, level, rate, schedule, case in plan(done):
-        if (part, name, unit, level, rate, schedule, case) in known:
-            continue
-        seen = view(case, unit, level, pictures, kinds)
-        if name == "division":
-            x = divided(seen)
-        else:
-            optimizer = optimizers.Adam(lr=rate, schedule=SCHEDULES[schedule])
-            x = MATCHING[name].replace(optimizer=optimizer)(seen, seed=case).inputs
-        nearest = int((pictures - x).square().flatten(1).sum(1).argmin())
-        done.append(
-            {
-                "part": part,
-                "attack": name,
-                "unit": unit,
-                "level": level,
-                "rate": rate,
-                "schedule": schedule,
-                "case": case,
-                "psnr": round(float(metrics.psnr(x, pictures[case : case + 1])), 1),
-                "identified": nearest == case,
-            }
-        )
-        if case in (CASES[-1], TUNING[-1]):
-            print(done[-1], flush=True)
-            record("label-noise", COMMAND, done)
+    keys = (dict(zip(COLUMNS, row, strict=True)) for row in plan())
+    resume("label-noise", COMMAND, ((key, functools.partial(measure, key)) for key in keys))
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ layer's gradient, over the largest. Cases that the file already holds are kept; 
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
 
 from gilearn import data, federated, models
 from gilearn.attacks import labels
-from tools.recording import FOLDER, record
+from tools.recording import known, record
 
 COMMAND = "python -m tools.record_labels_images"
 EXAMPLES, CLASSES, CASES = 20, 100, range(24)
@@ -44,8 +43,7 @@ def case(name: str, seed: int, crops: torch.Tensor) -> dict[str, Any]:
 
 
 def main() -> None:
-    path = FOLDER / "labels-images.json"
-    result = json.loads(path.read_text())["result"] if path.exists() else {}
+    result = known("labels-images", {})
     crops, _ = data.photos(32, crops=12, seed=0)
     for name in BUILDERS:
         cases = result.setdefault(name, [])

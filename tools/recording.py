@@ -23,9 +23,8 @@ def resume(
     """Measure the rows of a plan one after the other; keep each as soon as it is there: a stopped run goes on.
 
     A plan pairs a row's key (what is measured: ``{"size": 32, "seed": 0}``) with a function of no argument that returns
-    the row's other columns. ``None`` in a key stands for
-    a column that the row does not have. A row whose key is recorded is not measured again; rows that the plan does not
-    name stay.
+    the row's other columns. ``None`` in a key stands for a column that the row does not have. A row whose key is
+    recorded is not measured again; rows that the plan does not name stay.
 
     Args:
         hidden: Columns too long to print.
