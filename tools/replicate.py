@@ -64,11 +64,8 @@ def main() -> int:
     chosen = [path for path in chosen if parameters_of(jupytext.read(path)) is not None or options.arithmetic]
     common = fingerprint_of_common()
     ways = list(ARITHMETIC) if options.arithmetic else [f"fold {fold}" for fold in options.folds]
-    jobs = 1 if options.arithmetic else options.jobs  # in arithmetic, pytest has the processes
-    with ThreadPoolExecutor(jobs) as pool:
-        waiting = {
-            (way, name(path)): pool.submit(kept, way, path, common, options.jobs) for way in ways for path in chosen
-        }
+    with ThreadPoolExecutor(options.jobs) as pool:
+        waiting = {(way, name(path)): pool.submit(kept, way, path, common) for way in ways for path in chosen}
         found: dict[str, dict[str, Any]] = {way: {} for way in ways}
         for (way, chapter), job in waiting.items():
             found[way][chapter] = outcome = job.result()
@@ -90,18 +87,22 @@ def parameters_of(notebook: Any) -> Any:
     return first if first is not None and "parameters" in first.metadata.get("tags", []) else None
 
 
-def kept(way: str, path: Path, common: bytes, jobs: int) -> dict[str, Any]:
+def kept(way: str, path: Path, common: bytes) -> dict[str, Any]:
     """Return what a chapter's run on a fold, or in an arithmetic, came to; run it if that is not known yet."""
-    place = KEPT / f"{way.replace(' ', '-').replace(',', '')}-{path.stem}.json"
+    place = KEPT / f"{label(way)}-{path.stem}.json"
     notebook = jupytext.read(path)
     mark = digest("\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code"), common)
     if place.exists() and (content := json.loads(place.read_text()))["mark"] == mark:
         return dict(content["outcome"])
     began = time.perf_counter()
-    outcome = in_arithmetic(path, ARITHMETIC[way]) if way in ARITHMETIC else on_fold(path, int(way.split()[1]))
+    outcome = in_arithmetic(path, way) if way in ARITHMETIC else on_fold(path, int(way.split()[1]))
     outcome["seconds"] = round(time.perf_counter() - began)
     replace(place, json.dumps({"mark": mark, "outcome": outcome}, indent=1))
     return outcome
+
+
+def label(way: str) -> str:
+    return way.replace(" ", "-").replace(",", "")
 
 
 def on_fold(path: Path, fold: int) -> dict[str, Any]:
@@ -140,32 +141,52 @@ def counted(notebook: Any) -> dict[str, Any]:
         errors = [o for o in cell.outputs if o.output_type == "error"]
         if errors:
             error = f"{errors[0].ename}: {errors[0].evalue}".splitlines()[0][:200]
-            failed.append({"cell": index, "heading": heading, "error": error, "asserts": asserts(cell.source)[0][:200]})
+            demanded = demand(cell.source, "\n".join(errors[0].traceback))
+            failed.append({"cell": index, "heading": heading, "error": error, "asserts": demanded[:200]})
     return {"guarded": guarded, "held": guarded - len(failed), "failed": failed}
+
+
+def demand(source: str, traceback: str) -> str:
+    """Return the statement of a cell at which it stopped; where the traceback does not say, its first assertion."""
+    lines = re.findall(r"Cell In\[\d+\], line (\d+)", re.sub(r"\x1b\[[\d;]*m", "", traceback))
+    nodes = [node for node in ast.walk(parsed(source)) if isinstance(node, ast.stmt)]
+    at = [node for node in nodes if lines and node.lineno <= int(lines[0]) <= (node.end_lineno or 0)]
+    smallest = min(at, key=lambda node: (node.end_lineno or 0) - node.lineno, default=None)
+    return asserts(source)[0] if smallest is None else ast.unparse(smallest)
+
+
+def parsed(source: str) -> ast.Module:
+    """Return the syntax tree of a cell, without its magic lines."""
+    return ast.parse(re.sub(r"^\s*[%!].*$", "pass", source, flags=re.MULTILINE))
 
 
 def asserts(source: str) -> list[str]:
     """Return the assertions in a cell's source."""
-    tree = ast.parse(re.sub(r"^\s*[%!].*$", "pass", source, flags=re.MULTILINE))
+    tree = parsed(source)
     found = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Assert)]
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     return found + [ast.unparse(call) for call in calls if "assert_" in ast.unparse(call.func)]
 
 
-def in_arithmetic(path: Path, variables: dict[str, str]) -> dict[str, Any]:
+def in_arithmetic(path: Path, way: str) -> dict[str, Any]:
     """Run a chapter's stored notebook under nbval in other arithmetic; every cell counts."""
-    report = KEPT / f"{path.stem}.xml"
+    report = KEPT / f"{label(way)}-{path.stem}.xml"
     report.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pytest", "-q", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider"]
     command += [f"--nbval-cell-timeout={CELL_LIMIT}", f"--junitxml={report}", str(path.with_suffix(".ipynb"))]
-    subprocess.run(command, cwd=ROOT, env=os.environ | variables, capture_output=True, check=False)
+    subprocess.run(command, cwd=ROOT, env=os.environ | ARITHMETIC[way], capture_output=True, check=False)
     cases = list(ElementTree.parse(report).getroot().iter("testcase"))
     failed = []
     for index, case in enumerate(cases):
         for wrong in [*case.findall("failure"), *case.findall("error")]:
-            message = (wrong.get("message") or wrong.text or "").strip().splitlines()
+            said = re.sub(r"(?:\x1b|#x1B)\[[\d;]*m", "", wrong.text or "")
+            message = re.findall(r"^\w+(?:Error|Exception|Interrupt|Warning):.*$|^Timeout.*$", said, re.MULTILINE)
             failed.append(
-                {"cell": index, "heading": case.get("name", ""), "error": message[-1][:200] if message else ""}
+                {
+                    "cell": index,
+                    "heading": case.get("name", ""),
+                    "error": (message or said.strip().splitlines() or [""])[-1][:200],
+                }
             )
     return {"guarded": len(cases), "held": len(cases) - len(failed), "failed": failed}
 
