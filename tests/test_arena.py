@@ -373,13 +373,13 @@ def test_killed_ten_times_nothing_is_lost_and_nothing_finished_runs_again(tmp_pa
     chance = random.Random(0)
     ends = []
     for _ in range(10):
-        already = len(ran(log))
+        enough = len(ran(log)) + chance.randint(2, 6)
         process = forked().Process(target=working, args=(folder, log))
         process.start()
         until = time.monotonic() + 60
-        while len(ran(log)) < already + chance.randint(1, 5) and time.monotonic() < until:
+        while len(ran(log)) < enough and time.monotonic() < until:
             time.sleep(0.002)
-        time.sleep(chance.uniform(0, 0.04))
+        time.sleep(chance.uniform(0, 0.03))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert process.exitcode == -signal.SIGKILL, "it was killed on the way"
