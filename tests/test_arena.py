@@ -336,6 +336,15 @@ def test_batch_seed_and_versions_are_in_the_digest(monkeypatch):
     assert one().digest not in digests
 
 
+def test_sets_have_no_order():
+    digests = {
+        one(data={"a": partial(data.photos, names=names)}).digest
+        for names in ({"coffee", "china"}, {"china", "coffee"})
+    }
+    assert len(digests) == 1
+    assert grid.described({"b", "a"}) == "{'a', 'b'}"
+
+
 def test_a_value_that_nothing_describes():
     with pytest.raises(ValueError, match=r"grid: got <object object at .*, wanted a value whose fields or repr"):
         list(small(victims={"a": partial(models.mlp, 4, seed=object())}).cells())
@@ -630,8 +639,11 @@ def attacking(value):
         (attacking("{ use = 3 }"), "attacks.a.use: got 3, wanted a name in one of gilearn's"),
         (attacking('{ use = "attacks.iDLG", iteration = 3 }'), "attacks.a: iteration: .*no such field"),
         (attacking('{ use = "attacks.iDLG", iterations = 0 }'), "attacks.a: iterations: got 0, wanted at least 1"),
-        (attacking('{ use = "attacks.GradientMatching", rate = 1 }'), "attacks.a: .*'rate'"),
-        (START.replace("64", "64, width = 3"), "victims.a: .*'width'"),
+        (attacking('{ use = "attacks.GradientMatching", rate = 1 }'), r"attacks.a: got \['rate'\] .*, wanted .*: init"),
+        (
+            START.replace("64", "64, width = 3"),
+            r"victims.a: got \['in_f.*', 'width'\] .*models.mlp takes: in_features, widths",
+        ),
         (START.replace("data.digits", "data.digit"), "data.a.use: got 'digit', wanted one of .*digits"),
         (START + PRUNING, "defenses.a: share: got 2, wanted 0 to below 1"),
         (START + "[defenses]\na = [3]", None),

@@ -98,5 +98,10 @@ def _value(key: str, entry: Any, later: bool = False) -> Any:
         if isinstance(found, type) or inspect.isfunction(found):
             return found(**options)
         return found.replace(**options) if options else found
-    except (TypeError, ValueError, AttributeError) as error:
+    except TypeError as error:
+        taken = ", ".join(inspect.signature(found).parameters)
+        raise ValueError(
+            f"{key}: got {sorted(options)} ({error}), wanted what {entry['use']} takes: {taken}"
+        ) from error
+    except (ValueError, AttributeError) as error:
         raise ValueError(f"{key}: {error}") from error

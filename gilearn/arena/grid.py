@@ -132,6 +132,8 @@ def described(value: Any) -> str:
         return "{" + ", ".join(f"{described(key)}: {described(entry)}" for key, entry in value.items()) + "}"
     if isinstance(value, (tuple, list)):
         return f"({', '.join(map(described, value))})"
+    if isinstance(value, (set, frozenset)):
+        return f"{{{', '.join(sorted(map(described, value)))}}}"
     if isinstance(value, functools.partial):
         return f"{described(value.func)}({', '.join([*map(described, value.args), *_named(value.keywords)])})"
     if inspect.ismethod(value):

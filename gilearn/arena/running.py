@@ -43,6 +43,8 @@ def run(
 ) -> pd.DataFrame:
     """Run every cell of the grids that is not in the folder yet; return the table of all of them.
 
+    One that was refused or failed is there too: remove its file to run it again.
+
     Args:
         grids: What to run, one after the other.
         folder: Where every finished cell is kept; one that all workers can reach. ``None``: nowhere.
