@@ -382,7 +382,7 @@ def test_killed_ten_times_nothing_is_lost_and_nothing_finished_runs_again(tmp_pa
     chance = random.Random(0)
     ends = []
     for _ in range(10):
-        enough = len(ran(log)) + chance.randint(2, 6)
+        enough = len(ran(log)) + chance.randint(1, 4)
         process = forked().Process(target=working, args=(folder, log))
         process.start()
         until = time.monotonic() + 60
