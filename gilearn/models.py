@@ -205,14 +205,7 @@ def cnn6(
 
 
 class LoopNet(nn.Module):
-    """A vertical network: each party has its part of every example and a network of its own, the server one on top.
-
-    Args:
-        parties: The parties' networks, in the order of the parts of :func:`divided`.
-        head: The server's network; it takes the parties' outputs, one after the other.
-
-    Chapter: vertical. Source: jin2021.
-    """
+    """A vertical network: one for each part of :func:`divided`, ``head`` on top. Chapter: vertical. Source: jin2021."""
 
     def __init__(self, parties: Sequence[nn.Module], head: nn.Module) -> None:
         super().__init__()
@@ -220,20 +213,14 @@ class LoopNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (batch, num_classes) of whole examples."""
-        parts = divided(x, len(self.parties))
-        outputs = [party(part) for party, part in zip(self.parties, parts, strict=True)]
-        logits: Tensor = self.head(torch.cat(outputs, dim=1))
+        pairs = zip(self.parties, divided(x, len(self.parties)), strict=True)
+        logits: Tensor = self.head(torch.cat([party(part) for party, part in pairs], dim=1))
         return logits
 
 
 def divided(x: Tensor, parties: int) -> tuple[Tensor, ...]:
-    """Return every party's part of whole examples: columns of rows (batch, columns); of pictures (batch, channels,
-    height, width) tiles, row by row: quadrants for four, halves for two.
-
-    Raises:
-        ValueError: There are more parties than columns or pixels.
-
-    Chapter: vertical. Source: jin2021.
+    """Return every party's part of rows (batch, columns), or its tile of pictures (batch, channels, height, width), row
+    by row: quadrants for four, halves for two; a ``ValueError`` for parties without any. Chapter: vertical.
     """
     down = max(d for d in range(1, math.isqrt(parties) + 1) if parties % d == 0) if x.ndim > 2 else 1
     if parties // down > x.shape[-1] or (x.ndim > 2 and down > x.shape[-2]):
@@ -257,16 +244,16 @@ def loop_net(
     Args:
         shape: Of one example: (channels, height, width), or (columns,) of a table, which is not convolved.
         num_classes: Neurons of the server's only layer.
-        parties: How many, from 1; see :func:`divided`.
+        parties: How many, from 1.
         widths: Channels of each party's 5x5 convolutions; an activation and a max-pooling by 2 follow each.
         hidden: Neurons of each party's fully connected layers, an activation after each; CAFE inverts the first.
         activation: A key of :data:`ACTIVATIONS`.
         seed: Seeds PyTorch's default initialization.
 
     Raises:
-        ValueError: A size is not positive, there is no hidden layer, or the activation is unknown; as :func:`divided`.
+        ValueError: A size is not positive, the activation is unknown, or as :func:`divided`.
 
-    Chapter: vertical. Source: jin2021, whose code has the sizes that are the defaults here.
+    Chapter: vertical. Source: jin2021; the defaults are its code's.
     """
     _check_positive(shape=shape, num_classes=num_classes, parties=parties, widths=widths, hidden=hidden)
     if not hidden:

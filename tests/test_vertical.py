@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -390,16 +389,14 @@ def test_fake_gradients_keep_the_order_alone_and_break_the_linear_steps(pool):
     assert float((one.features - features).square().mean()) > 0.1 * float(features.square().mean())
 
 
-def test_the_index_matrix_of_shuffled_epochs_gains_one_rank_less_a_round():
-    """Batches that divide the pool add up to the same thing every epoch: (12 / 4 - 1) new equations after the first."""
-    order = np.random.default_rng(0)
-    ranks = []
-    matrix = np.zeros((0, 12))
-    for _ in range(5):
-        epoch = order.permutation(12).reshape(3, 4)
-        matrix = np.vstack([matrix, [np.isin(np.arange(12), batch) for batch in epoch]])
-        ranks.append(np.linalg.matrix_rank(matrix))
-    assert ranks == [3, 5, 7, 9, 11]
+def test_an_example_in_every_batch_hides_the_whole_pool(pool):
+    """B times its column of the index matrix is the sum of all: one combination is open, and everybody is in it."""
+    x, y, _ = pool
+    generator = torch.Generator().manual_seed(0)
+    rows = tuple((0, *(1 + torch.randperm(11, generator=generator)[:3]).tolist()) for _ in range(30))
+    parts = tuple(federated.observe(victim(), x[list(r)], y[list(r)]) for r in rows)
+    with pytest.warns(RankWarning, match="has rank 11 for 12 examples: it determines 0 of them"):
+        LinearSteps()(Several(parts=parts, rows=rows))
 
 
 def test_values_compare_and_show(pool):
