@@ -27,11 +27,16 @@ ATTACKS = {
     "PPDL_SPN": attacks.PPDL_SPN,
     "RGAP": attacks.RGAP,
     "COPA": attacks.COPA,
+    "CAFE": attacks.CAFE.replace(matching=attacks.CAFE.matching.replace(iterations=2)),
 }
 
 
 def run(name, model, x, y, spoil):
-    seen = federated.observe(model, x, y, declare=["labels", "batch_norm"])
+    if name == "CAFE":
+        rounds = federated.vertical_rounds(model, x, y, batch_size=1, num_rounds=2, declare=["rows"], seed=1)
+        seen = federated.Several(parts=tuple(rounds))
+    else:
+        seen = federated.observe(model, x, y, declare=["labels", "batch_norm"])
     if spoil:
         with torch.no_grad():
             x.fill_(0.123)
@@ -48,6 +53,8 @@ def test_result_does_not_depend_on_the_private_batch_any_more(name, photos):
             return models.mlp(3072, (16,))
         if name in ("RGAP", "COPA"):
             return models.lenet(width=16, strides=(2,)).eval()
+        if name == "CAFE":
+            return models.loop_net((3, 32, 32), widths=(4, 4), hidden=(8, 8))
         return models.convnet(batch_norm=True, activation="sigmoid")
 
     clean = run(name, victim(), photos[0][3:4].clone(), photos[1][3:4].clone(), spoil=False)

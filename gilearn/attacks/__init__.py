@@ -10,6 +10,7 @@ from gilearn.attacks.base import Attack, Reconstruction
 from gilearn.attacks.iteration import distances, initialization, optimizers, regularizers, spaces
 from gilearn.attacks.iteration.matching import GradientMatching
 from gilearn.attacks.iteration.presets import CPL, DLG, SAPAG, GradInversion, InvGrad, iDLG
+from gilearn.attacks.iteration.vertical import CAFE, Vertical
 from gilearn.attacks.labels import Joint
 from gilearn.attacks.recursion import (
     COPA,
@@ -25,6 +26,7 @@ from gilearn.attacks.recursion import (
 )
 
 __all__ = [
+    "CAFE",
     "COPA",
     "CPL",
     "DLG",
@@ -44,6 +46,7 @@ __all__ = [
     "Reconstruction",
     "Recursion",
     "RecursionWarning",
+    "Vertical",
     "distances",
     "iDLG",
     "initialization",

@@ -142,7 +142,7 @@ def fedavg(
         shared = mean
         if aggregation == "sum":
             shared = tuple(None if tensor is None else tensor * len(chosen) for tensor in mean)
-        after = _moved(model, mean, [at_client for _, at_client in ran.values()], counts)
+        after = moved(model, mean, [at_client for _, at_client in ran.values()], counts)
         observations = {k: seen for k, (seen, _) in ran.items()}
         yield Round(
             number=number, model=model, after=after, shared=shared, observations=observations, aggregation=aggregation
@@ -188,7 +188,8 @@ def _mean(tensors: Sequence[Tensor | None], counts: Sequence[int]) -> Tensor | N
 
 
 @torch.no_grad()
-def _moved(model: nn.Module, mean: Gradients, at_clients: Sequence[nn.Module], counts: Sequence[int]) -> nn.Module:
+def moved(model: nn.Module, mean: Gradients, at_clients: Sequence[nn.Module], counts: Sequence[int]) -> nn.Module:
+    """Return the model after its parameters have moved by ``-mean``, and its buffers to the clients' mean."""
     model = copy.deepcopy(model)
     for parameter, change in zip(model.parameters(), mean, strict=True):
         if change is not None:

@@ -19,6 +19,7 @@ from formulas import (
     metrics,
     optimizers,
     regularizers,
+    vertical,
 )
 from formulas.rows import assert_same
 from gilearn import federated
@@ -27,7 +28,18 @@ from gilearn.attacks.iteration.matching import GradientMatching
 from gilearn.attacks.iteration.optimizers import Adam
 from gilearn.attacks.labels import Declared
 
-TABLES = [defenses, distances, heads, initialization, label_factors, labels, metrics, optimizers, regularizers]
+TABLES = [
+    defenses,
+    distances,
+    heads,
+    initialization,
+    label_factors,
+    labels,
+    metrics,
+    optimizers,
+    regularizers,
+    vertical,
+]
 
 
 def table_of(name):
