@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from formulas import (
+    bayesian,
     defenses,
     distances,
     heads,
@@ -27,7 +28,18 @@ from gilearn.attacks.iteration.matching import GradientMatching
 from gilearn.attacks.iteration.optimizers import Adam
 from gilearn.attacks.labels import Declared
 
-TABLES = [defenses, distances, heads, initialization, label_factors, labels, metrics, optimizers, regularizers]
+TABLES = [
+    bayesian,
+    defenses,
+    distances,
+    heads,
+    initialization,
+    label_factors,
+    labels,
+    metrics,
+    optimizers,
+    regularizers,
+]
 
 
 def table_of(name):
