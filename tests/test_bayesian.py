@@ -11,6 +11,7 @@ from gilearn import attacks, data, defenses, federated, metrics, models
 from gilearn.attacks import GradientMatching, bayesian, initialization, labels, optimizers, priors
 from gilearn.attacks.iteration.bayesian import _offsets
 from gilearn.attacks.iteration.regularizers import Candidates
+from gilearn.notebook import playgrounds
 
 SCALE = 0.02
 
@@ -307,3 +308,16 @@ def test_the_preset_finds_a_photograph_through_declared_noise(photos):
     result = attack(seen, seed=0)
     assert metrics.psnr(result.inputs, x) > 20
     assert result.attack == repr(attack)
+
+
+def test_the_playground(pictures):
+    figure = playgrounds.posterior(3, "normal", 0.5, "other")
+    assert len(figure.axes) >= 3
+    for wrong, message in (
+        ({"noise": "none"}, "noise: got 'none', wanted 'Laplace' or 'normal'"),
+        ({"likelihood": "l1"}, "likelihood: got 'l1', wanted 'matched' or 'other'"),
+        ({"digit": 400}, "digit: got 400, wanted 0 to 399"),
+        ({"scale": 0.0}, "scale: got 0.0, wanted a positive number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            playgrounds.posterior(**wrong)

@@ -3,10 +3,10 @@
     OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 python -m tools.record_bayesian
 
 A case is a digit, an untrained MLP with sigmoids (64, 32, 10) and a draw of the noise, with a seed of its own; the
-label is declared. ``MAP`` solves from the middle gray, and a second time from the private digit itself, which shows whether
-the first has reached the same minimum. The weight of the prior is the best of five on six other cases, which are
-recorded as well. Fifteen minutes on one core. What the file already holds is kept; remove the file to measure all of it
-again.
+label is declared. ``MAP`` solves from the middle gray, and a second time from the private digit itself, which shows
+whether the first has reached the same minimum. The factor of the prior is the best of five (of three for the controls)
+on other cases, which are recorded as well. Fifteen minutes on one core. What the file holds is kept; remove it to
+measure all again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from tools.recording import known, resume
 COMMAND = "python -m tools.record_bayesian"
 CASES = range(24)
 TUNING = range(200, 206)
+SOME = range(12)
 WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)
+FEW = (0.25, 1.0, 4.0)
 SCALE = 0.02
 DIGITS, LABELS = data.digits()
 DIGITS = DIGITS.double()
@@ -123,13 +125,14 @@ def optimum() -> Iterator[tuple[dict[str, Any], Any]]:
     for noise in (*NOISES, "clipped"):
         for name in rivals(noise):
             columns = {"of": "likelihood", "noise": noise, "name": name}
-            for weight in WEIGHTS:
+            control = name == "l1, no mask"
+            for weight in FEW if control else WEIGHTS:
                 for case in TUNING:
                     key = {"part": "tuning", **columns, "weight": weight, "case": case}
                     yield key, functools.partial(solved, name, noise, weight, case)
             weight = best(**columns)
             for case in CASES:
-                for truth in (False, True):
+                for truth in (False, True)[: 2 - control]:
                     key = {"part": "truth" if truth else "solved", **columns, "weight": weight, "case": case}
                     yield key, functools.partial(solved, name, noise, weight, case, truth=truth)
 
@@ -164,14 +167,14 @@ def which_prior() -> Iterator[tuple[dict[str, Any], Any]]:
     for scale in (0.02, 0.1):
         for name in PRIORS:
             columns = {"of": "prior", "noise": "Gaussian", "scale": scale, "name": name}
-            weights = (1.0,) if name == "none" else WEIGHTS
+            weights = (1.0,) if name == "none" else FEW
             for weight in weights:
-                for case in TUNING:
+                for case in TUNING[:4]:
                     key = {"part": "tuning", **columns, "weight": weight, "case": case}
                     yield key, functools.partial(searched, "l2", scale, weight, case, prior_name=name)
             weight = best(**columns)
-            for case in CASES:
-                for truth in (False, True)[: 1 + (name in ("TV", "denoiser"))]:
+            for case in SOME:
+                for truth in (False, True)[: 1 + (scale == 0.1 and name in ("TV", "denoiser"))]:
                     key = {"part": "truth" if truth else "solved", **columns, "weight": weight, "case": case}
                     yield key, functools.partial(searched, "l2", scale, weight, case, prior_name=name, truth=truth)
 
@@ -184,12 +187,12 @@ def first_order() -> Iterator[tuple[dict[str, Any], Any]]:
             columns = {"of": "first order", "noise": noise, "name": name}
             how = {"noise": noise, "iterations": 200}
             for rate in (0.01, 0.03, 0.1):
-                for case in TUNING:
+                for case in TUNING[:4]:
                     key = {"part": "tuning", **columns, "weight": rate, "case": case}
                     adam = optimizers.Adam(lr=rate, schedule=optimizers.StepDecay())
                     yield key, functools.partial(searched, name, SCALE, weight, case, optimizer=adam, **how)
             adam = optimizers.Adam(lr=best(**columns), schedule=optimizers.StepDecay())
-            for case in CASES:
+            for case in SOME:
                 key = {"part": "solved", **columns, "weight": adam.lr, "case": case}
                 yield key, functools.partial(searched, name, SCALE, weight, case, optimizer=adam, **how)
 
@@ -198,14 +201,14 @@ def wrong_scale() -> Iterator[tuple[dict[str, Any], Any]]:
     """Yield the matched likelihoods with a scale of the noise that is off by a factor."""
     for noise, name, power in (("Gaussian", "l2", 2), ("Laplace", "l1", 1)):
         for factor in (0.25, 1.0, 4.0):
-            for case in CASES:
+            for case in SOME:
                 key = {"part": "solved", "of": "scale", "noise": noise, "name": name, "weight": factor, "case": case}
                 yield key, functools.partial(solved, name, noise, factor**power, case)
 
 
 def in_a_ball() -> Iterator[tuple[dict[str, Any], Any]]:
     """Yield the adversary who aims at the ball: normal noise, a prior that is not normal."""
-    for delta in (0.0, 0.5, 1.0):
+    for delta in (0.0, 1.0):
         for case in CASES:
             key = {
                 "part": "solved",
@@ -221,7 +224,7 @@ def in_a_ball() -> Iterator[tuple[dict[str, Any], Any]]:
 
 
 def main() -> None:
-    for plan in (optimum, first_order, which_prior, wrong_scale, in_a_ball):
+    for plan in (optimum, which_prior, first_order, in_a_ball, wrong_scale):
         resume("bayesian", COMMAND, plan())
 
 
