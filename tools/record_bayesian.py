@@ -4,9 +4,9 @@
 
 A case is a digit, an untrained MLP with sigmoids (64, 32, 10) and a draw of the noise, with a seed of its own; the
 label is declared. ``MAP`` solves from the middle gray, and a second time from the private digit itself, which shows
-whether the first has reached the same minimum. The factor of the prior is the best of five (of three for the controls)
-on other cases, which are recorded as well. Fifteen minutes on one core. What the file holds is kept; remove it to
-measure all again.
+whether the first has reached the same minimum. The factor of the prior is the best of five (of three or four for the
+controls) on other cases, which are recorded as well. Fifteen minutes on one core. What the file holds is kept; remove
+it to measure all again.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def which_prior() -> Iterator[tuple[dict[str, Any], Any]]:
     for scale in (0.02, 0.1):
         for name in PRIORS:
             columns = {"of": "prior", "noise": "Gaussian", "scale": scale, "name": name}
-            weights = (1.0,) if name == "none" else FEW
+            weights = (1.0,) if name == "none" else (0.0625, *FEW)
             for weight in weights:
                 for case in TUNING[:4]:
                     key = {"part": "tuning", **columns, "weight": weight, "case": case}
