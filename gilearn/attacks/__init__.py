@@ -7,9 +7,9 @@ The rows of the survey's Table 1 stand here under the survey's names, ready to c
 
 from gilearn.attacks import labels
 from gilearn.attacks.base import Attack, Reconstruction
-from gilearn.attacks.iteration import distances, initialization, optimizers, regularizers, spaces
+from gilearn.attacks.iteration import bayesian, distances, initialization, optimizers, priors, regularizers, spaces
 from gilearn.attacks.iteration.matching import GradientMatching
-from gilearn.attacks.iteration.presets import CPL, DLG, SAPAG, GradInversion, InvGrad, iDLG
+from gilearn.attacks.iteration.presets import CPL, DLG, SAPAG, Bayesian, GradInversion, InvGrad, iDLG
 from gilearn.attacks.iteration.vertical import CAFE, Vertical
 from gilearn.attacks.labels import Joint
 from gilearn.attacks.recursion import (
@@ -36,6 +36,7 @@ __all__ = [
     "SAPAG",
     "SPN",
     "Attack",
+    "Bayesian",
     "GradInversion",
     "GradientDivision",
     "GradientMatching",
@@ -47,11 +48,13 @@ __all__ = [
     "Recursion",
     "RecursionWarning",
     "Vertical",
+    "bayesian",
     "distances",
     "iDLG",
     "initialization",
     "labels",
     "optimizers",
+    "priors",
     "regularizers",
     "spaces",
 ]

@@ -34,6 +34,11 @@ class GaussianNoise(_Noise):
 
     std: float
 
+    @property
+    def noise(self) -> tuple[tuple[str, float], ...]:
+        """Return kind and standard deviation."""
+        return (("normal", self.std),)
+
     def shared(self, gradients: Gradients, client: Client) -> Gradients:
         """Return the gradients with noise."""
         return tuple(None if g is None else g + self.std * client.draw(g) for g in gradients)
@@ -50,6 +55,11 @@ class LaplaceNoise(_Noise):
     """
 
     scale: float
+
+    @property
+    def noise(self) -> tuple[tuple[str, float], ...]:
+        """Return kind and scale."""
+        return (("laplace", self.scale),)
 
     def shared(self, gradients: Gradients, client: Client) -> Gradients:
         """Return the gradients with noise."""
@@ -136,6 +146,11 @@ class Pruning(Defense):
         kept = iter([g * (g.abs() > self._threshold(among)) for g, among in zip(given, everything, strict=True)])
         return tuple(None if g is None else next(kept) for g in gradients)
 
+    @property
+    def selects(self) -> bool:
+        """``True``: what it keeps, it keeps as it is."""
+        return True
+
     def public(self, seen: Observation) -> Defense:
         """Return the mask of what was shared."""
         return Mask(masks=tuple(None if g is None else g != 0 for g in seen.shared))
@@ -169,6 +184,11 @@ class Mask(Defense):
             raise ValueError(f"masks: got {len(self.masks)}, wanted one for each of {len(gradients)} gradients")
         pairs = zip(gradients, self.masks, strict=True)
         return tuple(g if g is None or mask is None else g * mask.to(g) for g, mask in pairs)
+
+    @property
+    def selects(self) -> bool:
+        """``True``: what it keeps, it keeps as it is."""
+        return True
 
     def public(self, seen: Observation) -> Defense:
         """Return this mask."""

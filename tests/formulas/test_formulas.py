@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from formulas import (
+    bayesian,
     defenses,
     distances,
     heads,
@@ -29,6 +30,7 @@ from gilearn.attacks.iteration.optimizers import Adam
 from gilearn.attacks.labels import Declared
 
 TABLES = [
+    bayesian,
     defenses,
     distances,
     heads,
