@@ -11,7 +11,7 @@ import inspect
 import pytest
 import torch
 
-from gilearn import attacks, federated, models
+from gilearn import attacks, federated, generators, models
 from gilearn.attacks import labels
 
 short = {"iterations": 2, "restarts": 1}
@@ -23,6 +23,9 @@ ATTACKS = {
     "InvGrad": attacks.InvGrad.replace(iterations=2),
     "SAPAG": attacks.SAPAG.replace(iterations=2),
     "GradInversion": attacks.GradInversion.replace(iterations=2, restarts=2, parallel=2),
+    "GIAS": attacks.GIAS(generator=generators.decoder(4, size=32, channels=3, width=8), shape=(4,)).both(
+        iterations=2, restarts=1, parallel=1
+    ),
     "PPDL_AHE": attacks.PPDL_AHE,
     "PPDL_SPN": attacks.PPDL_SPN,
     "RGAP": attacks.RGAP,

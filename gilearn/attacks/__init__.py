@@ -8,6 +8,7 @@ The rows of the survey's Table 1 stand here under the survey's names, ready to c
 from gilearn.attacks import labels
 from gilearn.attacks.base import Attack, Reconstruction
 from gilearn.attacks.iteration import distances, initialization, optimizers, regularizers, spaces
+from gilearn.attacks.iteration.generative import GIAS
 from gilearn.attacks.iteration.matching import GradientMatching
 from gilearn.attacks.iteration.presets import CPL, DLG, SAPAG, GradInversion, InvGrad, iDLG
 from gilearn.attacks.labels import Joint
@@ -28,6 +29,7 @@ __all__ = [
     "COPA",
     "CPL",
     "DLG",
+    "GIAS",
     "PPDL_AHE",
     "PPDL_SPN",
     "RGAP",
