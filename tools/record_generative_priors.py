@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,27 +24,30 @@ from tools.recording import known, resume
 
 COMMAND = "python -m tools.record_generative_priors"
 NAME = "generative-priors"
-CASES, TUNING, FACES = range(24), (24, 25), range(12)
+CASES, FEWER, TUNING = range(24), range(12), (24, 25)
 SETTINGS = {
     # share of the gradient's entries that are set to zero, and whether the attacker masks them
     "naive": (0.95, False),
     "masked": (0.95, True),
     "few": (0.995, True),
     "clean": (0.0, False),
+    "noisy": (0.0, False),  # Gaussian noise as large as the gradient's root mean square
 }
 TRIALS = ((0.03, "flat"), (0.1, "flat"), (0.1, "step"), (0.3, "step"))
 FINER = ((1e-4, "flat"), (3e-4, "flat"), (1e-3, "flat"), (1e-3, "step"))  # of trained weights
 DRAWN = ((1e-3, "flat"), (3e-3, "flat"), (1e-2, "flat"), (1e-2, "step"))  # of untrained ones
 VARIATIONS = (0.0, 1e-2, 1e-1)
+MORE = (0.0, 3e-3, 1e-2, 1e-1)
 SCHEDULES = {"flat": None, "step": optimizers.StepDecay()}
 SHAPE = (16,)
+Row = tuple[dict[str, Any], Callable[[], dict[str, float]]]
 
 
 @functools.cache
 def pictures(kind: str = "digits") -> tuple[Tensor, Tensor]:
     if kind == "faces":
         x, _ = data.faces(size=8)
-        return x[: len(FACES)], torch.zeros(len(FACES), dtype=torch.int64)
+        return x[: len(FEWER)], torch.zeros(len(FEWER), dtype=torch.int64)
     return generators.held_out("digits", len(CASES) + len(TUNING))
 
 
@@ -58,6 +61,10 @@ def generator(kind: str = "digits") -> nn.Module:
 def view(setting: str, case: int, kind: str = "digits") -> tuple[Tensor, federated.Observation]:
     x, y = (values[case : case + 1] for values in pictures(kind))
     model = models.lenet(1, 10, size=8, strides=(1, 1, 1), seed=case)
+    if setting == "noisy":
+        size = torch.cat([g.flatten() for g in federated.observe(model, x, y).shared]).square().mean().sqrt()
+        noise = defenses.GaussianNoise(std=float(size))
+        return x, federated.observe(model, x, y, declare=["labels"], defense=noise, seed=case)
     return x, federated.observe(model, x, y, declare=["labels"], defense=defenses.Pruning(share=SETTINGS[setting][0]))
 
 
@@ -71,10 +78,8 @@ def search(setting: str, distance: str, rate: float, schedule: str, **changes: A
     ).replace(**changes)
 
 
-def pixels(
-    setting: str, distance: str, rate: float, schedule: str, variation: float, case: int, kind: str = "digits"
-) -> dict[str, float]:
-    x, seen = view(setting, case, kind)
+def pixels(setting: str, distance: str, rate: float, schedule: str, variation: float, case: int) -> dict[str, float]:
+    x, seen = view(setting, case)
     scale = 1.0 if distance == "cosine" else sum(float(g.abs().sum()) for g in seen.shared if g is not None)
     prior = (regularizers.TotalVariation(weight=variation * scale),) if variation else ()
     attack = search(setting, distance, rate, schedule, space=spaces.Pixels(bounds=(0.0, 1.0)), regularizers=prior)
@@ -90,10 +95,10 @@ def untrained(setting: str, distance: str, rate: float, schedule: str, case: int
 
 
 def latent(
-    setting: str, distance: str, rate: float, schedule: str, case: int, prior: str = "digits", kind: str = "digits"
+    setting: str, distance: str, rate: float, schedule: str, case: int, prior: str = "digits", starts: int = 1
 ) -> dict[str, float]:
-    x, seen = view(setting, case, kind)
-    first = search(setting, distance, rate, schedule)
+    x, seen = view(setting, case)
+    first = search(setting, distance, rate, schedule, restarts=starts, parallel=starts)
     attack = attacks.GIAS(generator=generator(prior), shape=(32,) if prior == "faces" else SHAPE, search=first)
     return {"psnr": decibels(attack.replace(refine=None)(seen, seed=case).inputs, x)}
 
@@ -138,10 +143,12 @@ def decibels(found: Tensor, x: Tensor) -> float:
     return round(float(metrics.psnr(found, x)), 1)
 
 
-def best(part: str, setting: str, distance: str) -> tuple[Any, ...]:
-    """The rate, schedule and weight with the best mean over the tuning cases."""
+def best(part: str, setting: str, distance: str, *, bare: bool = False) -> tuple[Any, ...]:
+    """The rate, schedule and weight with the best mean over the tuning cases; of those without the prior if bare."""
     found: dict[tuple[Any, ...], list[float]] = {}
     for row in known(NAME, []):
+        if bare and row.get("variation"):
+            continue
         if (row["part"], row.get("setting"), row.get("distance")) == (f"tuning {part}", setting, distance):
             key = (row["rate"], row["schedule"], *([row["variation"]] if part == "pixels" else []))
             found.setdefault(key, []).append(row["psnr"])
@@ -156,61 +163,73 @@ PARTS = {
 }
 
 
-def race(part: str, setting: str, distance: str) -> Iterator[tuple[dict[str, Any], Any]]:
-    """Yield the tuning of one search in one setting, then its 24 cases."""
+def tune(
+    part: str, setting: str, distance: str = "cosine", variations: tuple[float, ...] = VARIATIONS
+) -> Iterator[Row]:
+    """Yield the trials of one search in one setting."""
     run, trials = PARTS[part]
-    columns = [(*trial, v) for trial, v in itertools.product(trials, VARIATIONS)] if part == "pixels" else list(trials)
-    names = ("rate", "schedule", "variation")
+    columns = [(*trial, v) for trial, v in itertools.product(trials, variations)] if part == "pixels" else trials
     for row, case in itertools.product(columns, TUNING):
-        key = {
-            "part": f"tuning {part}",
-            "setting": setting,
-            "distance": distance,
-            **dict(zip(names, row, strict=False)),
-            "case": case,
-        }
+        names = dict(zip(("rate", "schedule", "variation"), row, strict=False))
+        key = {"part": f"tuning {part}", "setting": setting, "distance": distance, **names, "case": case}
         yield key, functools.partial(run, setting, distance, *row, case)
+
+
+def race(part: str, setting: str, distance: str = "cosine", cases: range = CASES) -> Iterator[Row]:
+    """Yield the cases of one search in one setting, with what its trials say is best."""
     row = best(part, setting, distance)
-    for case in CASES:
-        key = {
-            "part": part,
-            "setting": setting,
-            "distance": distance,
-            **dict(zip(names, row, strict=False)),
-            "case": case,
-        }
-        yield key, functools.partial(run, setting, distance, *row, case)
+    for case in cases:
+        names = dict(zip(("rate", "schedule", "variation"), row, strict=False))
+        key = {"part": part, "setting": setting, "distance": distance, **names, "case": case}
+        yield key, functools.partial(PARTS[part][0], setting, distance, *row, case)
 
 
-def plan() -> Iterator[tuple[dict[str, Any], Any]]:
-    yield from race("latent", "naive", "cosine")
-    yield from race("pixels", "naive", "cosine")
+def plan() -> Iterator[Row]:
+    for part, setting in (("latent", "naive"), ("pixels", "naive")):
+        yield from tune(part, setting)
+        yield from race(part, setting)
     for case in CASES:
         yield {"part": "blind", "case": case}, functools.partial(blind, case)
     for part in ("latent", "pixels", "weights"):
-        yield from race(part, "masked", "cosine")
-    for part in ("latent", "weights"):
-        yield from race(part, "clean", "cosine")
-    for setting, case in itertools.product(("naive", "masked"), CASES):
+        yield from tune(part, "masked")
+        yield from race(part, "masked")
+    yield from tune("latent", "noisy")
+    yield from race("latent", "noisy")
+    yield from tune("pixels", "noisy", variations=MORE)
+    yield from race("pixels", "noisy")
+    yield from tune("latent", "clean")
+    yield from tune("weights", "clean")
+    yield from race("weights", "clean")
+    row = best("pixels", "naive", "cosine", bare=True)
+    for case in CASES:
+        key = {"part": "bare pixels", "setting": "naive", "distance": "cosine", "rate": row[0], "case": case}
+        yield key, functools.partial(pixels, "naive", "cosine", *row, case)
+    for setting, case in itertools.product(("naive", "noisy"), CASES):
         key = {"part": "retrieval", "setting": setting, "distance": "cosine", "case": case}
         yield key, functools.partial(retrieval, setting, "cosine", case)
-    for part in ("latent", "pixels", "weights"):
-        yield from race(part, "few", "cosine")
-    for setting in ("naive", "masked"):
-        row = best("latent", setting, "cosine")
-        for case in CASES:
-            key = {"part": "wrong domain", "setting": setting, "distance": "cosine", "case": case}
-            yield key, functools.partial(latent, setting, "cosine", *row, case, "faces")
-    for case in FACES:
-        row = best("weights", "clean", "cosine")
+    row = best("latent", "noisy", "cosine")
+    for case in FEWER:
+        key = {"part": "wrong domain", "setting": "noisy", "distance": "cosine", "case": case}
+        yield key, functools.partial(latent, "noisy", "cosine", *row, case, "faces")
+    yield from tune("weights", "noisy")
+    yield from race("weights", "noisy", cases=FEWER)
+    row = best("weights", "clean", "cosine")
+    for case in FEWER:
         key = {"part": "a face", "setting": "clean", "distance": "cosine", "case": case}
         yield key, functools.partial(weights, "clean", "cosine", *row, case, "faces")
-    for setting in ("naive", "masked"):
-        yield from race("untrained", setting, "cosine")
+    row = best("latent", "noisy", "cosine")
+    for case in FEWER:
+        key = {"part": "restarts", "setting": "noisy", "distance": "cosine", "case": case}
+        yield key, functools.partial(latent, "noisy", "cosine", *row, case, starts=4)
+    yield from tune("untrained", "noisy")
+    yield from race("untrained", "noisy", cases=FEWER)
+    yield from tune("latent", "naive", "l1")
+    yield from race("latent", "naive", "l1", FEWER)
+    yield from tune("pixels", "naive", "l1", (0.0, 1e-1))
+    yield from race("pixels", "naive", "l1", FEWER)
     for part in ("latent", "pixels"):
-        yield from race(part, "naive", "l1")
-    for part in ("latent", "pixels"):
-        yield from race(part, "masked", "l1")
+        yield from tune(part, "few", variations=(0.0, 1e-2))
+        yield from race(part, "few", cases=FEWER)
 
 
 def main() -> None:
