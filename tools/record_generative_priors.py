@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gilearn import attacks, data, defenses, federated, generators, metrics, models
+from gilearn import attacks, defenses, federated, generators, metrics, models
 from gilearn.attacks import GradientMatching, distances, labels, optimizers, regularizers, spaces
 from tools.recording import known, resume
 
@@ -44,10 +44,7 @@ Row = tuple[dict[str, Any], Callable[[], dict[str, float]]]
 
 
 @functools.cache
-def pictures(kind: str = "digits") -> tuple[Tensor, Tensor]:
-    if kind == "faces":
-        x, _ = data.faces(size=8)
-        return x[: len(FEWER)], torch.zeros(len(FEWER), dtype=torch.int64)
+def pictures() -> tuple[Tensor, Tensor]:
     return generators.held_out("digits", len(CASES) + len(TUNING))
 
 
@@ -58,8 +55,9 @@ def generator(kind: str = "digits") -> nn.Module:
     return trained if kind == "digits" else nn.Sequential(trained, nn.AdaptiveAvgPool2d(8))
 
 
-def view(setting: str, case: int, kind: str = "digits") -> tuple[Tensor, federated.Observation]:
-    x, y = (values[case : case + 1] for values in pictures(kind))
+def view(setting: str, case: int, negative: bool = False) -> tuple[Tensor, federated.Observation]:
+    x, y = (values[case : case + 1] for values in pictures())
+    x = 1 - x if negative else x
     model = models.lenet(1, 10, size=8, strides=(1, 1, 1), seed=case)
     if setting == "noisy":
         size = torch.cat([g.flatten() for g in federated.observe(model, x, y).shared]).square().mean().sqrt()
@@ -104,9 +102,9 @@ def latent(
 
 
 def weights(
-    setting: str, distance: str, rate: float, schedule: str, case: int, kind: str = "digits"
+    setting: str, distance: str, rate: float, schedule: str, case: int, negative: bool = False
 ) -> dict[str, float]:
-    x, seen = view(setting, case, kind)
+    x, seen = view(setting, case, negative)
     first = search(setting, distance, *best("latent", setting, distance)[:2])
     second = search(setting, distance, rate, schedule)
     found = attacks.GIAS(generator=generator(), shape=SHAPE, search=first, refine=second)(seen, seed=case)
@@ -204,6 +202,8 @@ def plan() -> Iterator[Row]:
     for case in CASES:
         key = {"part": "bare pixels", "setting": "naive", "distance": "cosine", "rate": row[0], "case": case}
         yield key, functools.partial(pixels, "naive", "cosine", *row, case)
+    yield from tune("weights", "noisy")
+    yield from race("weights", "noisy")
     for setting, case in itertools.product(("naive", "noisy"), CASES):
         key = {"part": "retrieval", "setting": setting, "distance": "cosine", "case": case}
         yield key, functools.partial(retrieval, setting, "cosine", case)
@@ -211,12 +211,10 @@ def plan() -> Iterator[Row]:
     for case in FEWER:
         key = {"part": "wrong domain", "setting": "noisy", "distance": "cosine", "case": case}
         yield key, functools.partial(latent, "noisy", "cosine", *row, case, "faces")
-    yield from tune("weights", "noisy")
-    yield from race("weights", "noisy", cases=FEWER)
     row = best("weights", "clean", "cosine")
     for case in FEWER:
-        key = {"part": "a face", "setting": "clean", "distance": "cosine", "case": case}
-        yield key, functools.partial(weights, "clean", "cosine", *row, case, "faces")
+        key = {"part": "a negative", "setting": "clean", "distance": "cosine", "case": case}
+        yield key, functools.partial(weights, "clean", "cosine", *row, case, True)
     row = best("latent", "noisy", "cosine")
     for case in FEWER:
         key = {"part": "restarts", "setting": "noisy", "distance": "cosine", "case": case}
