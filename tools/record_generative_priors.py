@@ -29,13 +29,11 @@ SETTINGS = {
     # share of the gradient's entries that are set to zero, and whether the attacker masks them
     "naive": (0.95, False),
     "masked": (0.95, True),
-    "few": (0.995, True),
     "clean": (0.0, False),
     "noisy": (0.0, False),  # Gaussian noise as large as the gradient's root mean square
 }
 TRIALS = ((0.03, "flat"), (0.1, "flat"), (0.1, "step"), (0.3, "step"))
 FINER = ((1e-4, "flat"), (3e-4, "flat"), (1e-3, "flat"), (1e-3, "step"))  # of trained weights
-DRAWN = ((1e-3, "flat"), (3e-3, "flat"), (1e-2, "flat"), (1e-2, "step"))  # of untrained ones
 VARIATIONS = (0.0, 1e-2, 1e-1)
 MORE = (0.0, 3e-3, 1e-2, 1e-1)
 SCHEDULES = {"flat": None, "step": optimizers.StepDecay()}
@@ -82,14 +80,6 @@ def pixels(setting: str, distance: str, rate: float, schedule: str, variation: f
     prior = (regularizers.TotalVariation(weight=variation * scale),) if variation else ()
     attack = search(setting, distance, rate, schedule, space=spaces.Pixels(bounds=(0.0, 1.0)), regularizers=prior)
     return {"psnr": decibels(attack(seen, seed=case).inputs, x)}
-
-
-def untrained(setting: str, distance: str, rate: float, schedule: str, case: int) -> dict[str, float]:
-    """A deep image prior: the weights of an untrained decoder, at a latent vector that was drawn."""
-    x, seen = view(setting, case)
-    latent = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(case))
-    space = spaces.Weights(generator=generators.decoder(*SHAPE), latent=latent)
-    return {"psnr": decibels(search(setting, distance, rate, schedule, space=space)(seen, seed=case).inputs, x)}
 
 
 def latent(
@@ -153,12 +143,7 @@ def best(part: str, setting: str, distance: str, *, bare: bool = False) -> tuple
     return max(found, key=lambda key: float(np.mean(found[key])))
 
 
-PARTS = {
-    "pixels": (pixels, TRIALS),
-    "latent": (latent, TRIALS),
-    "weights": (weights, FINER),
-    "untrained": (untrained, DRAWN),
-}
+PARTS = {"pixels": (pixels, TRIALS), "latent": (latent, TRIALS), "weights": (weights, FINER)}
 
 
 def tune(
@@ -219,15 +204,6 @@ def plan() -> Iterator[Row]:
     for case in FEWER:
         key = {"part": "restarts", "setting": "noisy", "distance": "cosine", "case": case}
         yield key, functools.partial(latent, "noisy", "cosine", *row, case, starts=4)
-    yield from tune("untrained", "noisy")
-    yield from race("untrained", "noisy", cases=FEWER)
-    yield from tune("latent", "naive", "l1")
-    yield from race("latent", "naive", "l1", FEWER)
-    yield from tune("pixels", "naive", "l1", (0.0, 1e-1))
-    yield from race("pixels", "naive", "l1", FEWER)
-    for part in ("latent", "pixels"):
-        yield from tune(part, "few", variations=(0.0, 1e-2))
-        yield from race(part, "few", cases=FEWER)
 
 
 def main() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gilearn.attacks.base import Attack, Reconstruction
 from gilearn.attacks.iteration.distances import Cosine
@@ -110,7 +110,7 @@ class GIAS(Content, Attack):
             return dataclasses.replace(first, attack=repr(self), details=details)
         weights = Weights(generator=self.generator, latent=first.variables["latent"], redraw=False, each=True)
         # Labels that were searched too are those that the first phase ended with.
-        found = Fixed(first.labels) if isinstance(self.search.labels, Joint) else self.refine.labels
+        found = Fixed(cast(Tensor, first.labels)) if isinstance(self.search.labels, Joint) else self.refine.labels
         second = self.refine.replace(space=weights, labels=found)(
             seen, seed=seed, snapshots=snapshots // 2, progress=progress, time_limit=left
         )
