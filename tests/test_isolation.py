@@ -11,7 +11,7 @@ import inspect
 import pytest
 import torch
 
-from gilearn import attacks, defenses, federated, models
+from gilearn import attacks, defenses, federated, generators, models
 from gilearn.attacks import bayesian, labels, priors
 
 short = {"iterations": 2, "restarts": 1}
@@ -28,6 +28,9 @@ ATTACKS = {
         search=attacks.Bayesian.search.replace(iterations=2), delta=1.0, draws=1
     ),
     "MAP": bayesian.MAP(prior=priors.GaussianPrior.fit(torch.arange(2.0 * 192).view(2, 3, 8, 8) / 400), steps=1),
+    "GIAS": attacks.GIAS(generator=generators.decoder(4, size=32, channels=3, width=8), shape=(4,)).both(
+        iterations=2, restarts=1, parallel=1
+    ),
     "PPDL_AHE": attacks.PPDL_AHE,
     "PPDL_SPN": attacks.PPDL_SPN,
     "RGAP": attacks.RGAP,

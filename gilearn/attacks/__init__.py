@@ -8,6 +8,7 @@ The rows of the survey's Table 1 stand here under the survey's names, ready to c
 from gilearn.attacks import labels
 from gilearn.attacks.base import Attack, Reconstruction
 from gilearn.attacks.iteration import bayesian, distances, initialization, optimizers, priors, regularizers, spaces
+from gilearn.attacks.iteration.generative import GIAS
 from gilearn.attacks.iteration.matching import GradientMatching
 from gilearn.attacks.iteration.presets import CPL, DLG, SAPAG, Bayesian, GradInversion, InvGrad, iDLG
 from gilearn.attacks.iteration.vertical import CAFE, Vertical
@@ -30,6 +31,7 @@ __all__ = [
     "COPA",
     "CPL",
     "DLG",
+    "GIAS",
     "PPDL_AHE",
     "PPDL_SPN",
     "RGAP",
