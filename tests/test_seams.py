@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gilearn import attacks, federated, metrics, models
+from gilearn import attacks, defenses, federated, metrics, models
 from gilearn.attacks import distances, labels, optimizers, spaces
 from gilearn.federated import Defense, LocalSteps
 
@@ -201,7 +201,16 @@ def test_one_call_for_every_attack(name, digits):
         model = models.mlp(64, (16,))
     else:
         model = models.lenet(1, size=8, width=12, strides=(1,))
-    seen = federated.observe(model, digits[0][:1], digits[1][:1], declare=["labels"])
+    for search in ("search", "matching"):
+        if hasattr(attack, search):
+            attack = attack.replace(**{search: getattr(attack, search).replace(iterations=2)})
+    if name == "CAFE":
+        model = models.loop_net((1, 8, 8), widths=(4,), hidden=(8,))
+        rounds = {"batch_size": 1, "num_rounds": 2, "declare": ["rows"]}
+        seen = federated.Several(parts=tuple(federated.vertical_rounds(model, digits[0][:2], digits[1][:2], **rounds)))
+    else:
+        noise = defenses.GaussianNoise(std=1e-3) if name == "Bayesian" else None
+        seen = federated.observe(model, digits[0][:1], digits[1][:1], declare=["labels", "defense"], defense=noise)
     first, again = (attack(seen, seed=0, snapshots=2, progress=False, time_limit=600.0) for _ in range(2))
     assert torch.equal(first.inputs, again.inputs)
     assert first.residual == again.residual
