@@ -7,6 +7,7 @@ The rows of the survey's Table 1 stand here under the survey's names, ready to c
 
 from gilearn.attacks import labels
 from gilearn.attacks.base import Attack, Reconstruction
+from gilearn.attacks.disaggregation import Disaggregated, Disaggregation, GradDisagg
 from gilearn.attacks.iteration import distances, initialization, optimizers, regularizers, spaces
 from gilearn.attacks.iteration.matching import GradientMatching
 from gilearn.attacks.iteration.presets import CPL, DLG, SAPAG, GradInversion, InvGrad, iDLG
@@ -34,6 +35,9 @@ __all__ = [
     "SAPAG",
     "SPN",
     "Attack",
+    "Disaggregated",
+    "Disaggregation",
+    "GradDisagg",
     "GradInversion",
     "GradientDivision",
     "GradientMatching",

@@ -6,10 +6,12 @@ declared by name when the observation is made, and is absent otherwise.
 
 ``task`` is what a client computes, and an attacker who simulates one; ``defense`` says where a defense can act;
 ``client`` runs one; ``observation`` holds what leaves it, ``aggregate`` what leaves several; ``rounds`` is the server's
-loop; ``explicit`` makes dropout masks and tokens arguments; ``checks`` refuses what does not fit.
+loop, ``analytics`` what it keeps behind secure aggregation; ``explicit`` makes dropout masks and tokens arguments;
+``checks`` refuses what does not fit.
 """
 
 from gilearn.federated.aggregate import Aggregate, Several
+from gilearn.federated.analytics import ROUNDS_KNOWLEDGE, AggregatedRounds
 from gilearn.federated.client import observe
 from gilearn.federated.defense import Client, Composition, Defense, Gradients
 from gilearn.federated.observation import KNOWLEDGE, Observation
@@ -20,7 +22,9 @@ from gilearn.federated.task import LOSSES, LocalSteps, client_gradient, client_u
 __all__ = [
     "KNOWLEDGE",
     "LOSSES",
+    "ROUNDS_KNOWLEDGE",
     "Aggregate",
+    "AggregatedRounds",
     "Client",
     "Composition",
     "Defense",

@@ -11,6 +11,7 @@ from torch import nn
 
 from formulas import (
     defenses,
+    disaggregation,
     distances,
     heads,
     initialization,
@@ -27,7 +28,18 @@ from gilearn.attacks.iteration.matching import GradientMatching
 from gilearn.attacks.iteration.optimizers import Adam
 from gilearn.attacks.labels import Declared
 
-TABLES = [defenses, distances, heads, initialization, label_factors, labels, metrics, optimizers, regularizers]
+TABLES = [
+    defenses,
+    disaggregation,
+    distances,
+    heads,
+    initialization,
+    label_factors,
+    labels,
+    metrics,
+    optimizers,
+    regularizers,
+]
 
 
 def table_of(name):
