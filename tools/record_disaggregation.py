@@ -26,13 +26,15 @@ from tools.recording import resume
 
 COMMAND = "python -m tools.record_disaggregation"
 LIMIT = 1800
-EXACT = [
-    *(("exact", clients, 4 * clients, 0.5, seed) for seed in range(3) for clients in (10, 20, 30, 40, 50)),
+SIZES = (10, 20, 30, 40, 50)
+PLAN = [
+    *(("exact", clients, 4 * clients, 0.5, seed) for seed in range(3) for clients in SIZES),
     *(("exact", 20, 60, 0.2, seed) for seed in range(10)),
-    *(("exact", clients, 4 * clients, 0.2, seed) for seed in range(3) for clients in (10, 20, 30, 40, 50)),
-    *(("exact", clients, 4 * clients, q, 0) for clients in (60, 80, 100) for q in (0.2, 0.5)),
+    *(("exact", clients, 4 * clients, 0.2, seed) for seed in range(3) for clients in SIZES),
+    *(("noisy", *size, seed) for size in ((10, 40, 0.5), (20, 60, 0.2)) for seed in range(10)),
+    *(("exact", clients, 4 * clients, share, 0) for share in (0.2, 0.5) for clients in (60, 80, 100)),
+    *(("noisy", 20, 80, 0.5, seed) for seed in range(10)),
 ]
-NOISY = [("noisy", *size, seed) for seed in range(10) for size in ((10, 40, 0.5), (20, 60, 0.2), (20, 80, 0.5))]
 
 
 def draw(clients: int, rounds: int, share: float, seed: int, noise: float, numbers: int) -> tuple[np.ndarray, ...]:
@@ -69,7 +71,7 @@ def measure(kind: str, clients: int, rounds: int, share: float, seed: int) -> di
 
 
 def plan() -> Iterator[tuple[dict[str, Any], Any]]:
-    for row in (*EXACT, *NOISY):
+    for row in PLAN:
         yield (
             dict(zip(("kind", "clients", "rounds", "share", "seed"), row, strict=True)),
             functools.partial(measure, *row),
