@@ -122,6 +122,20 @@ def test_a_round_keeps_the_model_that_went_out(digits):
         assert torch.equal(seen.known("labels"), client[1])
 
 
+def test_the_server_moves_its_model_by_a_share_of_the_mean(digits):
+    """With a share of 0 the same model goes out again, with 1 it is FedAvg."""
+    start, clients = models.mlp(64, (8,)).double(), [(digits[0][:4].double(), digits[1][:4])]
+    moved = {}
+    for share in (0.0, 0.5, 1.0):
+        (only,) = federated.fedavg(start, clients, LocalSteps(steps=1, lr=0.5), num_rounds=1, server_lr=share)
+        moved[share] = [a - b for a, b in zip(start.parameters(), only.after.parameters(), strict=True)]
+    torch.testing.assert_close(moved[0.5], [move / 2 for move in moved[1.0]])
+    assert not any(bool(move.any()) for move in moved[0.0])
+    for share in (-0.1, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="server_lr: got"):
+            next(federated.fedavg(start, clients, LocalSteps(steps=1, lr=1), num_rounds=1, server_lr=share))
+
+
 @pytest.mark.parametrize("aggregation", ["mean", "sum"])
 @pytest.mark.parametrize("functional", [False, True])
 def test_an_aggregate_simulates_all_its_clients(digits, aggregation, functional):

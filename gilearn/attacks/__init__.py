@@ -7,6 +7,7 @@ The rows of the survey's Table 1 stand here under the survey's names, ready to c
 
 from gilearn.attacks import labels
 from gilearn.attacks.base import Attack, Reconstruction
+from gilearn.attacks.disaggregation import Disaggregated, Disaggregation, GradDisagg
 from gilearn.attacks.iteration import bayesian, distances, initialization, optimizers, priors, regularizers, spaces
 from gilearn.attacks.iteration.generative import GIAS
 from gilearn.attacks.iteration.matching import GradientMatching
@@ -39,6 +40,9 @@ __all__ = [
     "SPN",
     "Attack",
     "Bayesian",
+    "Disaggregated",
+    "Disaggregation",
+    "GradDisagg",
     "GradInversion",
     "GradientDivision",
     "GradientMatching",

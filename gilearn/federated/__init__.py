@@ -6,11 +6,12 @@ declared by name when the observation is made, and is absent otherwise.
 
 ``task`` is what a client computes, and an attacker who simulates one; ``defense`` says where a defense can act;
 ``client`` runs one; ``observation`` holds what leaves it, ``aggregate`` what leaves several; ``rounds`` is the server's
-loop, ``vertical`` the one over parties that hold parts of the same examples; ``explicit`` makes dropout masks and
-tokens arguments; ``checks`` refuses what does not fit.
+loop, ``vertical`` the one over parties that hold parts of the same examples, ``analytics`` what the server keeps behind
+secure aggregation; ``explicit`` makes dropout masks and tokens arguments; ``checks`` refuses what does not fit.
 """
 
 from gilearn.federated.aggregate import Aggregate, Several
+from gilearn.federated.analytics import ROUNDS_KNOWLEDGE, AggregatedRounds
 from gilearn.federated.client import observe
 from gilearn.federated.defense import Client, Composition, Defense, Gradients
 from gilearn.federated.observation import KNOWLEDGE, Observation
@@ -22,7 +23,9 @@ from gilearn.federated.vertical import vertical_rounds
 __all__ = [
     "KNOWLEDGE",
     "LOSSES",
+    "ROUNDS_KNOWLEDGE",
     "Aggregate",
+    "AggregatedRounds",
     "Client",
     "Composition",
     "Defense",

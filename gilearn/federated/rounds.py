@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -89,6 +90,7 @@ def fedavg(
     defense: Defense | Sequence[Defense] | None = None,
     declare: Sequence[str] = (),
     aggregation: Literal["mean", "sum"] = "mean",
+    server_lr: float = 1.0,
     seed: int = 0,
 ) -> Iterator[Round]:
     """Train a model over clients by federated averaging, one round at a time.
@@ -106,14 +108,16 @@ def fedavg(
         declare: Names from :data:`gilearn.federated.KNOWLEDGE` that the threat model hands to the attacker.
         aggregation: ``"mean"``: clients weigh as much as they have data. ``"sum"``: the plain sum, which the server
             divides by the number of clients to move its model.
+        server_lr: Share of the mean that the server moves its model by, not negative; 1 is FedAvg, and with 0 the same
+            model goes out in every round.
         seed: Seeds the choice of clients, and what they draw.
 
     Yields:
         A :class:`Round` each.
 
     Raises:
-        ValueError: There are no clients, ``num_rounds`` or ``per_round`` is out of range, a name is unknown, or a
-            client's batch is refused as in :func:`gilearn.federated.observe`.
+        ValueError: There are no clients, ``num_rounds``, ``per_round`` or ``server_lr`` is out of range, a name is
+            unknown, or a client's batch is refused as in :func:`gilearn.federated.observe`.
 
     Chapter: federated-learning. Source: mcmahan2017, algorithm 1.
     """
@@ -122,6 +126,8 @@ def fedavg(
         raise ValueError(f"per_round: got {per_round}, wanted 1 to the number of clients, {len(clients)}")
     if num_rounds < 1:
         raise ValueError(f"num_rounds: got {num_rounds}, wanted at least 1")
+    if not 0 <= server_lr < math.inf:
+        raise ValueError(f"server_lr: got {server_lr}, wanted 0 or more")
     check_name("aggregation", aggregation, AGGREGATIONS)
     choice = np.random.default_rng(seed)
     generators = [
@@ -142,7 +148,8 @@ def fedavg(
         shared = mean
         if aggregation == "sum":
             shared = tuple(None if tensor is None else tensor * len(chosen) for tensor in mean)
-        after = moved(model, mean, [at_client for _, at_client in ran.values()], counts)
+        moves = tuple(None if tensor is None else server_lr * tensor for tensor in mean)
+        after = moved(model, moves, [at_client for _, at_client in ran.values()], counts)
         observations = {k: seen for k, (seen, _) in ran.items()}
         yield Round(
             number=number, model=model, after=after, shared=shared, observations=observations, aggregation=aggregation
@@ -188,10 +195,10 @@ def _mean(tensors: Sequence[Tensor | None], counts: Sequence[int]) -> Tensor | N
 
 
 @torch.no_grad()
-def moved(model: nn.Module, mean: Gradients, at_clients: Sequence[nn.Module], counts: Sequence[int]) -> nn.Module:
-    """Return the model after its parameters have moved by ``-mean``, and its buffers to the clients' mean."""
+def moved(model: nn.Module, moves: Gradients, at_clients: Sequence[nn.Module], counts: Sequence[int]) -> nn.Module:
+    """Return the model after its parameters have moved by ``-moves``, and its buffers to the clients' mean."""
     model = copy.deepcopy(model)
-    for parameter, change in zip(model.parameters(), mean, strict=True):
+    for parameter, change in zip(model.parameters(), moves, strict=True):
         if change is not None:
             parameter.sub_(change)
     # Batch normalization's running statistics are no parameters; the server averages what the clients arrive at.

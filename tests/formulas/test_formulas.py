@@ -12,6 +12,7 @@ from torch import nn
 from formulas import (
     bayesian,
     defenses,
+    disaggregation,
     distances,
     heads,
     initialization,
@@ -32,6 +33,7 @@ from gilearn.attacks.labels import Declared
 TABLES = [
     bayesian,
     defenses,
+    disaggregation,
     distances,
     heads,
     initialization,
