@@ -58,6 +58,7 @@ bench: $(INSTALLED) ## Run the benchmarks, each against its baseline
 	$(BIN)/python -m tests.benchmarks.deep_leakage
 	$(BIN)/python -m tests.benchmarks.recursion
 	$(BIN)/python -m tests.benchmarks.batching
+	$(BIN)/python -m tests.benchmarks.arena
 
 mutants: $(INSTALLED) ## Mutate the formulas, list the mutants that no test notices; goes on where it was stopped
 	$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[mutants]'

@@ -33,13 +33,13 @@ class Content(Value):
         return hash(repr(self))
 
 
-def checksum(tensors: Iterable[Tensor]) -> str:
-    """Return the first eight digits of the SHA-256 of tensors' shapes, types and entries."""
+def checksum(tensors: Iterable[Tensor], *, digits: int = 8) -> str:
+    """Return the first digits, eight by default, of the SHA-256 of tensors' shapes, types and entries."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:8]
+    return digest.hexdigest()[:digits]
 
 
 def _shown(value: Any) -> str:

@@ -8,6 +8,7 @@ any of them.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -201,6 +202,73 @@ def cnn6(
             layers += [nn.Conv2d(in_channels, width, kernel, stride=stride, padding=padding, bias=bias), act()]
             in_channels, size = width, (size + 2 * padding - kernel) // stride + 1
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(in_channels * size * size, num_classes, bias=bias))
+
+
+class LoopNet(nn.Module):
+    """A vertical network: one for each part of :func:`divided`, ``head`` on top. Chapter: vertical. Source: jin2021."""
+
+    def __init__(self, parties: Sequence[nn.Module], head: nn.Module) -> None:
+        super().__init__()
+        self.parties, self.head = nn.ModuleList(parties), head
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (batch, num_classes) of whole examples."""
+        pairs = zip(self.parties, divided(x, len(self.parties)), strict=True)
+        logits: Tensor = self.head(torch.cat([party(part) for party, part in pairs], dim=1))
+        return logits
+
+
+def divided(x: Tensor, parties: int) -> tuple[Tensor, ...]:
+    """Return every party's part of rows (batch, columns), or its tile of pictures (batch, channels, height, width), row
+    by row: quadrants for four, halves for two; a ``ValueError`` for parties without any. Chapter: vertical.
+    """
+    down = max(d for d in range(1, math.isqrt(parties) + 1) if parties % d == 0) if x.ndim > 2 else 1
+    if parties // down > x.shape[-1] or (x.ndim > 2 and down > x.shape[-2]):
+        raise ValueError(f"parties: got {parties} for examples of shape {tuple(x.shape[1:])}, wanted fewer")
+    lines = x.tensor_split(down, dim=-2) if x.ndim > 2 else (x,)
+    return tuple(part for line in lines for part in line.tensor_split(parties // down, dim=-1))
+
+
+def loop_net(
+    shape: Sequence[int] = (1, 28, 28),
+    num_classes: int = 10,
+    *,
+    parties: int = 4,
+    widths: Sequence[int] = (64, 128),
+    hidden: Sequence[int] = (256, 64, 10),
+    activation: str = "relu",
+    seed: int = 0,
+) -> LoopNet:
+    """Return CAFE's Loop-Net: parties convolve their parts, with fully connected layers on top (Jin et al., 2021).
+
+    Args:
+        shape: Of one example: (channels, height, width), or (columns,) of a table, which is not convolved.
+        num_classes: Neurons of the server's only layer.
+        parties: How many, from 1.
+        widths: Channels of each party's 5x5 convolutions; an activation and a max-pooling by 2 follow each.
+        hidden: Neurons of each party's fully connected layers, an activation after each; CAFE inverts the first.
+        activation: A key of :data:`ACTIVATIONS`.
+        seed: Seeds PyTorch's default initialization.
+
+    Raises:
+        ValueError: A size is not positive, the activation is unknown, or as :func:`divided`.
+
+    Chapter: vertical. Source: jin2021; the defaults are its code's.
+    """
+    _check_positive(shape=shape, num_classes=num_classes, parties=parties, widths=widths, hidden=hidden)
+    if not hidden:
+        raise ValueError("hidden: got none, wanted at least one fully connected layer")
+    act, networks = _activation(activation), []
+    with _seeded(seed):
+        for part in divided(torch.zeros(1, *shape), parties):
+            layers: list[nn.Module] = []
+            for channels, width in itertools.pairwise((shape[0], *widths)) if len(shape) > 1 else ():
+                layers += [nn.Conv2d(channels, width, 5, padding=2), act(), nn.MaxPool2d(2, ceil_mode=True)]
+            layers.append(nn.Flatten())
+            for features, neurons in itertools.pairwise((nn.Sequential(*layers)(part).shape[1], *hidden)):
+                layers += [nn.Linear(features, neurons), act()]
+            networks.append(nn.Sequential(*layers))
+        return LoopNet(networks, nn.Linear(parties * hidden[-1], num_classes))
 
 
 def resnet18(num_classes: int = 10, *, size: int = 32, activation: str = "relu", seed: int = 0) -> nn.Module:

@@ -11,8 +11,8 @@ import inspect
 import pytest
 import torch
 
-from gilearn import attacks, federated, models
-from gilearn.attacks import labels
+from gilearn import attacks, defenses, federated, generators, models
+from gilearn.attacks import bayesian, labels, priors
 
 short = {"iterations": 2, "restarts": 1}
 ATTACKS = {
@@ -23,15 +23,29 @@ ATTACKS = {
     "InvGrad": attacks.InvGrad.replace(iterations=2),
     "SAPAG": attacks.SAPAG.replace(iterations=2),
     "GradInversion": attacks.GradInversion.replace(iterations=2, restarts=2, parallel=2),
+    "Bayesian": attacks.Bayesian.replace(search=attacks.Bayesian.search.replace(iterations=2)),
+    "Bayesian, in a ball": attacks.Bayesian.replace(
+        search=attacks.Bayesian.search.replace(iterations=2), delta=1.0, draws=1
+    ),
+    "MAP": bayesian.MAP(prior=priors.GaussianPrior.fit(torch.arange(2.0 * 192).view(2, 3, 8, 8) / 400), steps=1),
+    "GIAS": attacks.GIAS(generator=generators.decoder(4, size=32, channels=3, width=8), shape=(4,)).both(
+        iterations=2, restarts=1, parallel=1
+    ),
     "PPDL_AHE": attacks.PPDL_AHE,
     "PPDL_SPN": attacks.PPDL_SPN,
     "RGAP": attacks.RGAP,
     "COPA": attacks.COPA,
+    "CAFE": attacks.CAFE.replace(matching=attacks.CAFE.matching.replace(iterations=2)),
 }
 
 
 def run(name, model, x, y, spoil):
-    seen = federated.observe(model, x, y, declare=["labels", "batch_norm"])
+    noise = defenses.GaussianNoise(std=0.01) if name.startswith(("Bayesian", "MAP")) else None
+    if name == "CAFE":
+        rounds = federated.vertical_rounds(model, x, y, batch_size=1, num_rounds=2, declare=["rows"], seed=1)
+        seen = federated.Several(parts=tuple(rounds))
+    else:
+        seen = federated.observe(model, x, y, declare=["labels", "batch_norm", "defense"], defense=noise)
     if spoil:
         with torch.no_grad():
             x.fill_(0.123)
@@ -46,12 +60,17 @@ def test_result_does_not_depend_on_the_private_batch_any_more(name, photos):
     def victim():
         if name == "PPDL_AHE":
             return models.mlp(3072, (16,))
+        if name == "MAP":
+            return models.mlp(192, (8,))
         if name in ("RGAP", "COPA"):
             return models.lenet(width=16, strides=(2,)).eval()
+        if name == "CAFE":
+            return models.loop_net((3, 32, 32), widths=(4, 4), hidden=(8, 8))
         return models.convnet(batch_norm=True, activation="sigmoid")
 
-    clean = run(name, victim(), photos[0][3:4].clone(), photos[1][3:4].clone(), spoil=False)
-    spoiled = run(name, victim(), photos[0][3:4].clone(), photos[1][3:4].clone(), spoil=True)
+    picture = photos[0][3:4, :, 12:20, 12:20] if name == "MAP" else photos[0][3:4]
+    clean = run(name, victim(), picture.clone(), photos[1][3:4].clone(), spoil=False)
+    spoiled = run(name, victim(), picture.clone(), photos[1][3:4].clone(), spoil=True)
     assert torch.equal(clean.inputs, spoiled.inputs)
     assert clean.residual == spoiled.residual
     if clean.labels is not None:

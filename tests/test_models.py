@@ -18,6 +18,7 @@ BUILDERS = {
     "lenet of stride 1": (lambda seed: models.lenet(1, size=8, strides=(1, 1, 1), seed=seed), (1, 8, 8)),
     "convnet": (lambda seed: models.convnet(seed=seed), (3, 32, 32)),
     "convnet with batch norm": (lambda seed: models.convnet(batch_norm=True, seed=seed), (3, 32, 32)),
+    "loop-net": (lambda seed: models.loop_net((3, 9, 8), widths=(4,), hidden=(8, 4), seed=seed), (3, 9, 8)),
     "resnet18": (lambda seed: models.resnet18(seed=seed), (3, 32, 32)),
     "resnet18 of 224": (lambda seed: models.resnet18(size=224, seed=seed), (3, 224, 224)),
 }

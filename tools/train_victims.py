@@ -53,7 +53,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    index = {}
+    index = json.loads((FOLDER / "index.json").read_text()) if (FOLDER / "index.json").exists() else {}
     for name, (build, pictures_of, epochs, lr) in models.TRAINED.items():
         model = build()
         (x, y), held_out = pictures(pictures_of)

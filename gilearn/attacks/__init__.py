@@ -8,9 +8,11 @@ The rows of the survey's Table 1 stand here under the survey's names, ready to c
 from gilearn.attacks import labels
 from gilearn.attacks.base import Attack, Reconstruction
 from gilearn.attacks.disaggregation import Disaggregated, Disaggregation, GradDisagg
-from gilearn.attacks.iteration import distances, initialization, optimizers, regularizers, spaces
+from gilearn.attacks.iteration import bayesian, distances, initialization, optimizers, priors, regularizers, spaces
+from gilearn.attacks.iteration.generative import GIAS
 from gilearn.attacks.iteration.matching import GradientMatching
-from gilearn.attacks.iteration.presets import CPL, DLG, SAPAG, GradInversion, InvGrad, iDLG
+from gilearn.attacks.iteration.presets import CPL, DLG, SAPAG, Bayesian, GradInversion, InvGrad, iDLG
+from gilearn.attacks.iteration.vertical import CAFE, Vertical
 from gilearn.attacks.labels import Joint
 from gilearn.attacks.recursion import (
     COPA,
@@ -26,15 +28,18 @@ from gilearn.attacks.recursion import (
 )
 
 __all__ = [
+    "CAFE",
     "COPA",
     "CPL",
     "DLG",
+    "GIAS",
     "PPDL_AHE",
     "PPDL_SPN",
     "RGAP",
     "SAPAG",
     "SPN",
     "Attack",
+    "Bayesian",
     "Disaggregated",
     "Disaggregation",
     "GradDisagg",
@@ -48,11 +53,14 @@ __all__ = [
     "Reconstruction",
     "Recursion",
     "RecursionWarning",
+    "Vertical",
+    "bayesian",
     "distances",
     "iDLG",
     "initialization",
     "labels",
     "optimizers",
+    "priors",
     "regularizers",
     "spaces",
 ]

@@ -4,12 +4,21 @@
 (3.3). Each is a :class:`gilearn.federated.Defense`; ``observe(..., defense=(first, second))`` applies several in order.
 """
 
-from gilearn.defenses.gradients import BatchClipping, ExampleClipping, GaussianNoise, LaplaceNoise, Mask, Pruning
+from gilearn.defenses.gradients import (
+    BatchClipping,
+    ExampleClipping,
+    FakeGradients,
+    GaussianNoise,
+    LaplaceNoise,
+    Mask,
+    Pruning,
+)
 from gilearn.defenses.model import Polarization
 
 __all__ = [
     "BatchClipping",
     "ExampleClipping",
+    "FakeGradients",
     "GaussianNoise",
     "LaplaceNoise",
     "Mask",

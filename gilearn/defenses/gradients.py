@@ -34,6 +34,11 @@ class GaussianNoise(_Noise):
 
     std: float
 
+    @property
+    def noise(self) -> tuple[tuple[str, float], ...]:
+        """Return kind and standard deviation."""
+        return (("normal", self.std),)
+
     def shared(self, gradients: Gradients, client: Client) -> Gradients:
         """Return the gradients with noise."""
         return tuple(None if g is None else g + self.std * client.draw(g) for g in gradients)
@@ -50,6 +55,11 @@ class LaplaceNoise(_Noise):
     """
 
     scale: float
+
+    @property
+    def noise(self) -> tuple[tuple[str, float], ...]:
+        """Return kind and scale."""
+        return (("laplace", self.scale),)
 
     def shared(self, gradients: Gradients, client: Client) -> Gradients:
         """Return the gradients with noise."""
@@ -136,6 +146,11 @@ class Pruning(Defense):
         kept = iter([g * (g.abs() > self._threshold(among)) for g, among in zip(given, everything, strict=True)])
         return tuple(None if g is None else next(kept) for g in gradients)
 
+    @property
+    def selects(self) -> bool:
+        """``True``: what it keeps, it keeps as it is."""
+        return True
+
     def public(self, seen: Observation) -> Defense:
         """Return the mask of what was shared."""
         return Mask(masks=tuple(None if g is None else g != 0 for g in seen.shared))
@@ -170,6 +185,50 @@ class Mask(Defense):
         pairs = zip(gradients, self.masks, strict=True)
         return tuple(g if g is None or mask is None else g * mask.to(g) for g, mask in pairs)
 
+    @property
+    def selects(self) -> bool:
+        """``True``: what it keeps, it keeps as it is."""
+        return True
+
     def public(self, seen: Observation) -> Defense:
         """Return this mask."""
         return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeGradients(Defense):
+    """Share normal draws in the place of every tensor's entries, in the order of these: CAFE's countermeasure.
+
+    Of several draws, sorted, the one nearest to the sorted entries is taken, and its k-th value goes where the tensor's
+    k-th was. What is left of a tensor is the order of its entries, and with ``std=None`` its root mean square.
+
+    Args:
+        std: Standard deviation of the draws, positive, in the units of what is shared; ``None``: every tensor's own
+            root mean square.
+        candidates: How many draws there are to choose from, from 1.
+
+    Raises:
+        ValueError: A number is out of range.
+
+    Chapter: vertical. Source: jin2021, as the public implementation in SecretFlow describes it.
+    """
+
+    std: float | None = None
+    candidates: int = 10
+
+    def __post_init__(self) -> None:
+        if self.std is not None and not self.std > 0:
+            raise ValueError(f"std: got {self.std}, wanted a positive number, or None")
+        if self.candidates < 1:
+            raise ValueError(f"candidates: got {self.candidates}, wanted at least 1")
+
+    def shared(self, gradients: Gradients, client: Client) -> Gradients:
+        """Return the fakes."""
+        return tuple(None if g is None else self._fake(g, client) for g in gradients)
+
+    def _fake(self, gradient: Tensor, client: Client) -> Tensor:
+        entries, order = gradient.flatten().sort(stable=True)
+        std = float(entries.square().mean().sqrt()) if self.std is None else self.std
+        draws = [std * client.draw(entries).sort().values for _ in range(self.candidates)]
+        nearest = min(draws, key=lambda draw: float((draw - entries).square().sum()))
+        return torch.empty_like(entries).scatter_(0, order, nearest).view_as(gradient)

@@ -6,8 +6,8 @@ declared by name when the observation is made, and is absent otherwise.
 
 ``task`` is what a client computes, and an attacker who simulates one; ``defense`` says where a defense can act;
 ``client`` runs one; ``observation`` holds what leaves it, ``aggregate`` what leaves several; ``rounds`` is the server's
-loop, ``analytics`` what it keeps behind secure aggregation; ``explicit`` makes dropout masks and tokens arguments;
-``checks`` refuses what does not fit.
+loop, ``analytics`` what it keeps behind secure aggregation; ``vertical`` the loop over parties that hold parts of the
+same examples; ``explicit`` makes dropout masks and tokens arguments; ``checks`` refuses what does not fit.
 """
 
 from gilearn.federated.aggregate import Aggregate, Several
@@ -18,6 +18,7 @@ from gilearn.federated.observation import KNOWLEDGE, Observation
 from gilearn.federated.protocol import Observed
 from gilearn.federated.rounds import Round, fedavg
 from gilearn.federated.task import LOSSES, LocalSteps, client_gradient, client_update
+from gilearn.federated.vertical import vertical_rounds
 
 __all__ = [
     "KNOWLEDGE",
@@ -38,4 +39,5 @@ __all__ = [
     "client_update",
     "fedavg",
     "observe",
+    "vertical_rounds",
 ]

@@ -76,18 +76,24 @@ class Several(Value):
 
     Args:
         parts: The observations, of one model architecture; of many rounds, for instance.
-        rows: For each of them, which examples of the pool its batch is made of, in order.
+        rows: For each of them, which examples of the pool its batch is made of, in order; by default what every part
+            declares by that name.
+        size: Number of examples in the pool; ``None``: as many as the rows tell of.
 
     Raises:
-        ValueError: There is no part, a part's rows do not fit its batch, or the parts differ in shape.
+        ValueError: There is no part, a part's rows do not fit its batch or the pool, or are not declared, or the parts
+            differ in shape.
 
     Chapter: federated-learning. Source: survey, section 2.1.3; jin2021 for the known rows.
     """
 
     parts: tuple[Observation, ...] = field(repr=False)
-    rows: tuple[tuple[int, ...], ...]
+    rows: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
+    size: int | None = None
 
     def __post_init__(self) -> None:
+        if not self.rows:
+            object.__setattr__(self, "rows", tuple(tuple(part.known("rows").tolist()) for part in self.parts))
         if not self.parts or len(self.rows) != len(self.parts):
             raise ValueError(
                 f"rows: got {len(self.rows)} for {len(self.parts)} parts, wanted at least one, and as many"
@@ -99,6 +105,8 @@ class Several(Value):
                 if getattr(part, name) != getattr(self.parts[0], name):
                     raise ValueError(f"parts: they differ in {name}, wanted observations of one kind")
         object.__setattr__(self, "rows", tuple(tuple(int(row) for row in rows) for rows in self.rows))
+        if self.size is not None and self.size < (named := 1 + max(map(max, self.rows))):
+            raise ValueError(f"size: got {self.size}, and the rows name example {named - 1}, wanted at least {named}")
 
     @cached_property
     def shared(self) -> Gradients:
@@ -108,7 +116,13 @@ class Several(Value):
     @property
     def batch_size(self) -> int:
         """Number of examples in the pool."""
-        return 1 + max(max(rows) for rows in self.rows)
+        return 1 + max(map(max, self.rows)) if self.size is None else self.size
+
+    def drawn(self, number: int, generator: torch.Generator) -> Several:
+        """Return the same pool behind ``number`` of the parts, drawn without replacement."""
+        chosen = torch.randperm(len(self.parts), generator=generator)[:number].tolist()
+        parts, rows = (tuple(of[k] for k in chosen) for of in (self.parts, self.rows))
+        return self.replace(parts=parts, rows=rows, size=self.batch_size)
 
     @property
     def model(self) -> nn.Module:

@@ -174,7 +174,7 @@ def check_mixes_nothing(model: nn.Module) -> None:
 
 
 def check_knowledge(knowledge: Mapping[str, Any], batch: int, outputs: tuple[int, ...], num_classes: int) -> None:
-    """Raise a ``ValueError`` unless declared labels and targets fit the batch."""
+    """Raise a ``ValueError`` unless declared labels, targets and rows fit the batch."""
     labels, targets = knowledge.get("labels"), knowledge.get("targets")
     if labels is not None:
         if not isinstance(labels, Tensor) or labels.ndim == 0 or len(labels) != batch:
@@ -183,3 +183,8 @@ def check_knowledge(knowledge: Mapping[str, Any], batch: int, outputs: tuple[int
         check_targets(labels, batch, outputs, num_classes, "labels")
     if targets is not None:
         check_targets(targets, batch, outputs, num_classes, "targets")
+    rows = knowledge.get("rows")
+    if rows is not None and (
+        not isinstance(rows, Tensor) or rows.dtype != torch.int64 or rows.shape != (batch,) or int(rows.min()) < 0
+    ):
+        raise ValueError(f"rows: got {rows}, wanted {batch} numbers of examples of the pool, int64, one for each")

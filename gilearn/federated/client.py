@@ -69,13 +69,19 @@ def run_client(
     num_classes: int | None,
     generator: torch.Generator,
     memory: dict[Any, Any],
+    rows: Tensor | None = None,
 ) -> tuple[Observation, nn.Module]:
     """Run one client; return what leaves it, and its own copy of the model, whose running statistics have moved.
 
-    The arguments are those of :func:`observe`; ``memory`` is what the defense keeps from round to round.
+    The arguments are those of :func:`observe`; ``memory`` is what the defense keeps from round to round, ``rows``
+    which examples of a pool the batch is made of.
     """
     check_name("loss", loss, LOSSES)
     declare = check_names("declare", declare, KNOWLEDGE)
+    if "rows" in declare and rows is None:
+        raise ValueError(
+            "declare: got 'rows', and this batch comes from no pool, wanted federated.vertical_rounds(...)"
+        )
     x, y, num_classes = check_batch(model, x, y, num_classes)
     dropout_masks(stripped(model), x[:1].repeat(2, *[1] * (x.ndim - 1)))  # refuses what draws globally
     at_client = copy.deepcopy(model)
@@ -88,6 +94,7 @@ def run_client(
         "targets": ran.targets,
         "batch_norm": tuple((mean.detach(), variance.detach()) for _, (mean, variance) in statistics),
         "masks": tuple(explicit.used),
+        "rows": rows,
     }
     seen = Observation(
         model=model,

@@ -116,6 +116,16 @@ class Defense(Value):
         return Defense()
 
     @property
+    def noise(self) -> tuple[tuple[str, float], ...]:
+        """What it adds to every entry that is shared, independently: kinds, as :meth:`Client.draw` has, with scales."""
+        return ()
+
+    @property
+    def selects(self) -> bool:
+        """Whether it leaves every entry that is shared as it is, or makes it zero: noise then stays what it was."""
+        return type(self).shared is Defense.shared
+
+    @property
     def per_example(self) -> bool:
         """Whether it looks at every example's gradient."""
         return type(self).examples is not Defense.examples
@@ -171,6 +181,25 @@ class Composition(Defense):
     def public(self, seen: Observation) -> Defense:
         """Return the composition of the parts' public parts."""
         return Composition(parts=tuple(part.public(seen) for part in self.parts))
+
+    @property
+    def noise(self) -> tuple[tuple[str, float], ...]:
+        """What the parts add, one after the other.
+
+        Raises:
+            ValueError: A part after a noisy one changes the noise.
+        """
+        found: tuple[tuple[str, float], ...] = ()
+        for part in self.parts:
+            if found and not (part.noise or part.selects):
+                raise ValueError(f"defense: got {part!r} after noise, which changes it: wanted the noise last")
+            found += part.noise
+        return found
+
+    @property
+    def selects(self) -> bool:
+        """Whether all of them do."""
+        return all(part.selects for part in self.parts)
 
     @property
     def per_example(self) -> bool:

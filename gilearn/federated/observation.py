@@ -35,6 +35,7 @@ KNOWLEDGE: Mapping[str, str] = MappingProxyType(
         "targets": "what the loss was computed with, after the defense: labels, or class probabilities",
         "batch_norm": "mean and biased variance of every batch normalization's input over the batch, in order of use",
         "masks": "the dropout masks, in order of use, scaled by 1 / (1 - p)",
+        "rows": "which examples of the pool the batch is made of, in order, int64, shape (batch,)",
         "defense": "the public part of the client's defense, which every simulation then applies",
     }
 )

@@ -149,7 +149,7 @@ def fedavg(
         if aggregation == "sum":
             shared = tuple(None if tensor is None else tensor * len(chosen) for tensor in mean)
         moves = tuple(None if tensor is None else server_lr * tensor for tensor in mean)
-        after = _moved(model, moves, [at_client for _, at_client in ran.values()], counts)
+        after = moved(model, moves, [at_client for _, at_client in ran.values()], counts)
         observations = {k: seen for k, (seen, _) in ran.items()}
         yield Round(
             number=number, model=model, after=after, shared=shared, observations=observations, aggregation=aggregation
@@ -195,7 +195,8 @@ def _mean(tensors: Sequence[Tensor | None], counts: Sequence[int]) -> Tensor | N
 
 
 @torch.no_grad()
-def _moved(model: nn.Module, moves: Gradients, at_clients: Sequence[nn.Module], counts: Sequence[int]) -> nn.Module:
+def moved(model: nn.Module, moves: Gradients, at_clients: Sequence[nn.Module], counts: Sequence[int]) -> nn.Module:
+    """Return the model after its parameters have moved by ``-moves``, and its buffers to the clients' mean."""
     model = copy.deepcopy(model)
     for parameter, change in zip(model.parameters(), moves, strict=True):
         if change is not None:

@@ -19,7 +19,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from gilearn import attacks, data, federated, models, plotting
+from gilearn import attacks, data, defenses, federated, models, plotting
 from gilearn.attacks.iteration import distances
 
 PICTURES = ("face", "digit", *data.PHOTOS)
@@ -124,6 +124,39 @@ def iteration(
     seen = _noisy(federated.observe(models.convnet(seed=seed), x, y, declare=["labels"]), noise, seed)
     attack = attacks.InvGrad.replace(distance=DISTANCES[distance], iterations=iterations)
     return _leak(x, attack(seen, seed=seed, progress=progress).inputs)
+
+
+def posterior(digit: int = 0, noise: str = "Laplace", scale: float = 0.02, likelihood: str = "matched") -> Figure:
+    """Solve for the most probable digit given a noisy gradient of a small perceptron, and draw it.
+
+    Args:
+        digit: Number of the private digit, 0 to 399; the prior is of the others.
+        noise: ``"Laplace"`` or ``"normal"``.
+        scale: Of the noise, positive; the gradient's largest entries are near 0.5.
+        likelihood: ``"matched"``, or ``"other"``: that of the other noise.
+
+    Returns:
+        Original, the most probable digit, difference.
+
+    Raises:
+        ValueError: A choice is unknown, or a number out of range.
+
+    Chapter: bayesian.
+    """
+    if noise not in ("Laplace", "normal"):
+        raise ValueError(f"noise: got {noise!r}, wanted 'Laplace' or 'normal'")
+    if likelihood not in ("matched", "other"):
+        raise ValueError(f"likelihood: got {likelihood!r}, wanted 'matched' or 'other'")
+    if not 0 <= digit < 400:
+        raise ValueError(f"digit: got {digit}, wanted 0 to 399")
+    x, y = data.digits()
+    x, others, model = x[digit : digit + 1].double(), x[400:], models.mlp(64, (32,)).double()
+    added = defenses.LaplaceNoise(scale=scale) if noise == "Laplace" else defenses.GaussianNoise(std=scale)
+    seen = federated.observe(model, x, y[digit : digit + 1], defense=added, declare=["labels", "defense"])
+    matched = (noise == "Laplace") == (likelihood == "matched")
+    chosen = attacks.bayesian.Laplace(scale=scale) if matched else attacks.bayesian.Normal(std=scale)
+    attack = attacks.bayesian.MAP(likelihood=chosen, prior=attacks.priors.GaussianPrior.fit(others))
+    return _leak(x, attack(seen).inputs)
 
 
 def _leak(original: Tensor, found: Tensor) -> Figure:

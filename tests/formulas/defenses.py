@@ -15,6 +15,7 @@ from formulas.rows import Row, entries, rand, randn, rows
 from gilearn.defenses import (
     BatchClipping,
     ExampleClipping,
+    FakeGradients,
     GaussianNoise,
     LaplaceNoise,
     Mask,
@@ -105,6 +106,25 @@ def left_of_others(gradients, seed, **options):
     """Multiply other gradients by the mask of what was not pruned."""
     kept = pruned(gradients, seed, **options)
     return [None if g is None else g * (mask != 0) for g, mask in zip(others(gradients), kept, strict=True)]
+
+
+def faked(gradients, seed, *, std, candidates):
+    """Put the sorted draw that is nearest to the sorted entries where these are, tensor by tensor."""
+    generator = torch.Generator().manual_seed(seed)
+    fakes = []
+    for gradient in gradients:
+        if gradient is None:
+            fakes.append(None)
+            continue
+        values = entries(gradient)
+        scale = math.sqrt(sum(v * v for v in values) / len(values)) if std is None else std
+        draws = [sorted(scale * v for v in entries(randn(len(values), generator=generator))) for _ in range(candidates)]
+        ranks = {k: place for place, k in enumerate(sorted(range(len(values)), key=values.__getitem__))}
+        gaps = [sum((a - b) ** 2 for a, b in zip(d, sorted(values), strict=True)) for d in draws]
+        nearest = draws[gaps.index(min(gaps))]
+        fake = [nearest[ranks[k]] for k in range(len(values))]
+        fakes.append(torch.tensor(fake, dtype=torch.float64).view(gradient.shape))
+    return fakes
 
 
 def draw(shapes, generator, *, missing=()):
@@ -223,6 +243,8 @@ ROWS = [
             (LaplaceNoise(scale=0.7), partial(noisy, draw=(rand, laplace(0.7)))),
             (BatchClipping(norm=0.5), partial(clipped, norm=0.5)),
             (BatchClipping(norm=100.0), partial(clipped, norm=100.0)),
+            (FakeGradients(), partial(faked, std=None, candidates=10)),
+            (FakeGradients(std=0.3, candidates=1), partial(faked, std=0.3, candidates=1)),
             (Pruning(share=0.0), partial(pruned, share=0.0, together=False)),
             (Pruning(share=0.6), partial(pruned, share=0.6, together=False)),
             (Pruning(share=0.35, scope="global"), partial(pruned, share=0.35, together=True)),

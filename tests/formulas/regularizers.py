@@ -93,6 +93,10 @@ def isotropic(client, inputs, targets):
     return mean(math.sqrt(r * r + b * b) for r, b in differences(inputs) if r is not None and b is not None)
 
 
+def excess(client, inputs, targets):
+    return max(0.0, anisotropic(client, inputs, targets) - 2.2)
+
+
 def norm(client, inputs, targets):
     return math.sqrt(sum(value * value for value in entries(inputs)))
 
@@ -275,6 +279,7 @@ ROWS = [
         CASES,
         [
             (TotalVariation(weight=1.3), partial(each, anisotropic, weight=1.3)),
+            (TotalVariation(weight=1.3, above=2.2), partial(each, excess, weight=1.3)),
             (L2(weight=0.0), partial(each, norm, weight=0.0)),
             (TotalVariation(weight=0.3, isotropic=True), partial(each, isotropic, weight=0.3)),
             (L2(weight=0.7), partial(each, norm, weight=0.7)),
@@ -335,6 +340,7 @@ def refused(regularizer, layer):
 
 REFUSALS = [
     (lambda: L2(weight=-1.0), "weight: got -1.0, wanted 0 or more"),
+    (lambda: TotalVariation(weight=1.0, above=-0.5), "above: got -0.5, wanted 0 or more"),
     (lambda: BatchNormStatistics(weight=1.0, source="mine"), "source: got 'mine', wanted 'running' or 'declared'"),
     (lambda: BatchNormStatistics(weight=-1.0), "weight: got -1.0, wanted 0 or more"),
     (lambda: GroupConsistency(weight=1.0, after=1.5), "after, every: got 1.5, 20, wanted"),

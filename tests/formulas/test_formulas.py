@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from formulas import (
+    bayesian,
     defenses,
     disaggregation,
     distances,
@@ -20,6 +21,7 @@ from formulas import (
     metrics,
     optimizers,
     regularizers,
+    vertical,
 )
 from formulas.rows import assert_same
 from gilearn import federated
@@ -29,6 +31,7 @@ from gilearn.attacks.iteration.optimizers import Adam
 from gilearn.attacks.labels import Declared
 
 TABLES = [
+    bayesian,
     defenses,
     disaggregation,
     distances,
@@ -39,6 +42,7 @@ TABLES = [
     metrics,
     optimizers,
     regularizers,
+    vertical,
 ]
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from gilearn.attacks.base import Attack, Reconstruction, residual
+from gilearn.attacks.base import Attack, Reconstruction
 from gilearn.attacks.iteration.checks import check_ingredient, check_tuple
 from gilearn.attacks.iteration.distances import Distance, Euclidean, total
 from gilearn.attacks.iteration.initialization import Gaussian, Initialization
@@ -26,8 +26,8 @@ from gilearn.attacks.iteration.optimizers import LBFGS, Optimizer
 from gilearn.attacks.iteration.regularizers import Candidates, Regularizer, Term
 from gilearn.attacks.iteration.spaces import Factor, Pixels, Product, Space
 from gilearn.attacks.labels.base import Joint, as_factor
-from gilearn.attacks.verdict import EXPLAINED, judge
-from gilearn.federated import Observed
+from gilearn.attacks.verdict import EXPLAINED, judge, mismatch
+from gilearn.federated import Observed, Several
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +58,13 @@ class GradientMatching(Attack):
             regardless. DLG's starts that find a digit or a photograph of 32 pixels end at 1e-6 to 5e-5, those that do
             not above 0.1; on the way, a photograph's mean squared error is 5e-3 where the residual is 1e-3.
         dtype: Floating-point type to compute in; ``None`` for the model's. Line searches want float64.
+        parts: At how many parts of a pool (``federated.Several``) an iteration looks, drawn anew each time;
+            regularizers see their examples alone. ``None``: at all. Values of different draws cannot be compared: the
+            last iterate is returned in place of the best, and only the budget or the time ends a start.
 
     Raises:
         ValueError: A number is out of range, an ingredient is none, or the optimizer or a regularizer does not fit
-            ``parallel``.
+            ``parallel`` or ``parts``.
 
     Chapter: anatomy. Source: survey, section 2.1.
     """
@@ -79,6 +82,7 @@ class GradientMatching(Attack):
     tolerance: float = 0.0
     explained: float = EXPLAINED
     dtype: torch.dtype | None = None
+    parts: int | None = None
 
     def __post_init__(self) -> None:
         check_ingredient("initialization", self.initialization, "initialization.Gaussian()", "__call__")
@@ -94,6 +98,8 @@ class GradientMatching(Attack):
         for name, least in (("iterations", 1), ("restarts", 1), ("parallel", 1), ("tolerance", 0), ("explained", 0)):
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name}: got {getattr(self, name)}, wanted at least {least}")
+        if self.parts is not None:
+            self._check_parts(self.parts)
         if self.parallel > 1 and not self.optimizer.separable:
             raise ValueError(f"parallel: got {self.parallel}, and {self.optimizer} moves one start at a time")
         smallest = min(self.parallel, self.restarts, self.restarts % self.parallel or self.parallel)
@@ -103,6 +109,21 @@ class GradientMatching(Attack):
                     f"restarts, parallel: got {self.restarts} and {self.parallel}, which leaves a restart alone, and "
                     f"{type(regularizer).__name__} compares restarts that run in parallel"
                 )
+
+    def _check_parts(self, parts: int) -> None:
+        """Refuse what compares values of the objective between iterations, or remembers one of them."""
+        if parts < 1:
+            raise ValueError(f"parts: got {parts}, wanted at least 1, or None")
+        wrong = {
+            "optimizer": not self.optimizer.separable or getattr(self.optimizer, "patience", None) is not None,
+            "tolerance": self.tolerance > 0,
+            "compiled": self.compiled,
+        }
+        for name in (name for name, is_wrong in wrong.items() if is_wrong):
+            raise ValueError(
+                f"parts: got {parts} with {name}={getattr(self, name)}, wanted a first-order optimizer without "
+                "patience, no tolerance and nothing compiled: every iteration has another objective"
+            )
 
     def reconstruct(
         self, seen: Observed, *, seed: int, snapshots: int, progress: bool, time_limit: float | None
@@ -118,6 +139,9 @@ class GradientMatching(Attack):
         """
         began = time.perf_counter()
         deadline = math.inf if time_limit is None else began + time_limit
+        if self.parts is not None and not (isinstance(seen, Several) and self.parts <= len(seen.parts)):
+            most = f"Several of {len(seen.parts)} parts" if isinstance(seen, Several) else f"a {type(seen).__name__}"
+            raise ValueError(f"parts: got {self.parts} for {most}, wanted federated.Several of at least as many parts")
         working = seen if self.dtype in (None, seen.dtype) else seen.to(dtype=self.dtype)
         space = Product(spaces=(self.space.build(working), cast(Factor, as_factor(self.labels, cast(Any, working)))))
         generator = torch.Generator().manual_seed(seed)
@@ -182,8 +206,8 @@ class _Search:
             for name in drawn[0]
         }
         self._project()
-        arguments = self._decoded()
-        self.objective = objective(seen, attack.distance, arguments, compiled=attack.compiled)
+        self.rows: Tensor | None = None
+        self.objective = objective(seen, attack.distance, self._decoded(), compiled=attack.compiled)
         self.terms = [r.build(seen) if hasattr(r, "build") else r for r in attack.regularizers]
         nothing = [None if g is None else torch.zeros_like(g) for g in seen.shared]
         self.scale = float(attack.distance(nothing, seen.shared)) or 1.0
@@ -222,6 +246,7 @@ class _Search:
         try:
             for self.iteration in bar:
                 before = list(self.best_objective)
+                self._draw()
                 optimizer.step(self.evaluate)  # type: ignore[arg-type]
                 self._project()
                 bar.set_postfix(distance=f"{self.distance:.2e}", refresh=False)
@@ -235,7 +260,11 @@ class _Search:
         finally:
             bar.close()
         self.stopped = [reason or "budget" for reason in self.stopped]
-        self.residuals = [residual(self.seen, **self.best_arguments(k)) for k in range(self.number)]
+        for k in range(self.number):
+            simulated = self.seen.simulate(**self.best_arguments(k), create_graph=False)
+            self.residuals[k] = mismatch(simulated, self.seen.shared)
+            if attack.parts is not None:  # the distances of the last draws cannot be compared
+                self.distances[k] = float(attack.distance(simulated, self.seen.shared))
         if self.keep and self.frames[-1][0] < self.evaluations - 1:
             self._keep_frame()
 
@@ -254,13 +283,26 @@ class _Search:
         self._remember(objectives.tolist(), distances.tolist())
         return objectives.sum()
 
+    def _draw(self) -> None:
+        """Choose the parts of a pool that this iteration looks at, where it does not look at all."""
+        if self.attack.parts is not None:
+            part = cast(Several, self.seen).drawn(self.attack.parts, self.generator)
+            self.rows = torch.tensor(sorted({row for rows in part.rows for row in rows}), device=self.seen.device)
+            self.objective = objective(part, self.attack.distance, self._decoded(), compiled=False)
+
     def _penalties(self, arguments: Sequence[Arguments]) -> Tensor:
         """Return the sum of the regularizers' terms, (restarts,)."""
         inputs, targets = (torch.stack([start[name] for start in arguments]) for name in ("inputs", "targets"))
-        progress = self.iteration / self.attack.iterations
-        masks = [start.get("masks") for start in arguments]
+        if self.rows is not None:
+            inputs, targets = inputs[:, self.rows], targets[:, self.rows]
         candidates = Candidates(
-            seen=self.seen, inputs=inputs, targets=targets, masks=masks, iteration=self.iteration, progress=progress
+            seen=self.seen,
+            inputs=inputs,
+            targets=targets,
+            masks=[start.get("masks") for start in arguments],
+            iteration=self.iteration,
+            progress=self.iteration / self.attack.iterations,
+            rows=self.rows,
         )
         return total(term(candidates) for term in self.terms)
 
@@ -281,12 +323,12 @@ class _Search:
                     variable[k] = self.best_variables[k][name]
 
     def _remember(self, objectives: list[float], distances: list[float]) -> None:
-        """Keep what is better than before; end what has a reason to end."""
+        """Keep what is better than before, or, of sampled parts, the last; end what has a reason to end."""
         self.evaluations += 1
         for k in range(self.number):
             if self.stopped[k] is None:
                 self.history[k].append(objectives[k])
-                if objectives[k] < self.best_objective[k]:
+                if objectives[k] < self.best_objective[k] or self.rows is not None:
                     self.best_objective[k], self.distances[k] = objectives[k], distances[k]
                     self.best_variables[k] = _copied(self._of(k))
         if self.keep and _on_grid(self.evaluations - 1):

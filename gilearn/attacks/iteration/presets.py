@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from gilearn.attacks import labels
+from gilearn.attacks.iteration.bayesian import BayesOptimal, DeclaredNoise
 from gilearn.attacks.iteration.distances import Cosine, Euclidean, GaussianKernel
 from gilearn.attacks.iteration.initialization import Constant, Gaussian, Tiled
 from gilearn.attacks.iteration.matching import GradientMatching
@@ -121,4 +122,25 @@ over 20,000; Langevin noise of 0.2 times the learning rate. There is no public c
 every constant. Ours registers by whole pixels where the paper uses RANSAC-flow, and takes the running statistics.
 
 Chapter: regularizers. Source: yin2021.
+"""
+
+Bayesian = BayesOptimal(
+    likelihood=DeclaredNoise(),
+    prior=(TotalVariation(weight=100.0),),
+    search=GradientMatching(
+        initialization=Gaussian(),
+        labels=labels.Declared(),
+        optimizer=Adam(lr=0.1, schedule=StepDecay()),
+        iterations=400,
+        space=Pixels(bounds=(0.0, 1.0)),
+    ),
+)
+"""The Bayesian framework (Balunovic et al., 2022): the likelihood of the declared noise, and total variation as prior.
+
+Survey: Gaussian, 32x32, ConvNet, batch 1 (32), cosine, Adam, known p(g|x). The cosine is one of the baselines; the
+attack's own term is log p(g|x). The released code: Adam with learning rate 0.5 that decays by 0.94, about 200 steps,
+total variation with a weight that changes on the way; several starts, of which the last is returned. Ours has InvGrad's
+Adam, one weight, which has to be tuned to the pictures, and an exact simulation of masks and clipping.
+
+Chapter: bayesian. Source: balunovic2022.
 """

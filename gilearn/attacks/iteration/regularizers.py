@@ -34,6 +34,7 @@ class Candidates:
         iteration: Number of the iteration, from 0.
         progress: Share of the iterations that are done, 0 to 1.
         masks: The dropout masks of every restart, where they are searched.
+        rows: Which examples of the pool the batch is made of, where a step looks at a part of it; ``None``: all.
     """
 
     seen: Observed
@@ -42,6 +43,7 @@ class Candidates:
     iteration: int = 0
     progress: float = 0.0
     masks: Sequence[Sequence[Tensor] | None] | None = None
+    rows: Tensor | None = None
     _passes: list[tuple[Tensor, list[tuple[Tensor, Tensor]]]] = field(default_factory=list, repr=False)
 
     @property
@@ -117,21 +119,29 @@ class TotalVariation(Weighted):
     Args:
         weight: Factor of the term, not negative.
         isotropic: The mean norm of the differences to the right and below, instead of the sum of their mean magnitudes.
+        above: A total variation up to this is as good as none: what is weighed is the excess, not negative.
 
-    Chapter: regularizers. Source: geiping2020 (anisotropic).
+    Chapter: regularizers; vertical for ``above``. Source: geiping2020 (anisotropic); jin2021 for ``above``.
     """
 
     isotropic: bool = False
+    above: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.above >= 0:
+            raise ValueError(f"above: got {self.above}, wanted 0 or more")
 
     def __call__(self, candidates: Candidates) -> Tensor:
-        """Return weight x total variation, (restarts,); any number of channels."""
+        """Return weight x total variation above the bound, (restarts,); any number of channels."""
         x = candidates.inputs
         across, down = x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
         if not self.isotropic:
-            return self.weight * (across.abs().flatten(1).mean(1) + down.abs().flatten(1).mean(1))
-        both = torch.stack([across[..., :-1, :], down[..., :-1]])
-        size: Tensor = torch.linalg.vector_norm(both, dim=0)
-        return self.weight * size.flatten(1).mean(1)
+            size = across.abs().flatten(1).mean(1) + down.abs().flatten(1).mean(1)
+        else:
+            both = torch.stack([across[..., :-1, :], down[..., :-1]])
+            size = torch.linalg.vector_norm(both, dim=0).flatten(1).mean(1)
+        return self.weight * ((size - self.above).clamp_min(0.0) if self.above else size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,18 +69,20 @@ class Weights(Content, Space):
         latent: Its argument.
         redraw: Initialize the weights anew for every start, by the modules' own ``reset_parameters``, as a deep image
             prior does; ``False`` starts from the weights as they are, as GIAS's second phase does.
+        each: Search a copy of the weights for every example, as GIAS does, instead of one for all.
 
     Raises:
         ValueError: When built: the generator's outputs are no inputs, it draws random numbers, or nothing of it can be
             redrawn.
 
-    Variables: ``weights.`` and the parameter's name, one each. Chapter: generative-priors. Source: ulyanov2018,
-    jeon2021.
+    Variables: ``weights.`` and the parameter's name, one each; with ``each`` they have the examples in front. Chapter:
+    generative-priors. Source: ulyanov2018, jeon2021.
     """
 
     generator: nn.Module
     latent: Tensor
     redraw: bool = True
+    each: bool = False
 
     def __post_init__(self) -> None:
         _check_module(self.generator)
@@ -97,6 +99,23 @@ class Weights(Content, Space):
 
     def begin(self, seen: Observed, initialization: Initialization, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the weights, redrawn unless they are to be kept."""
+        if not self.each:
+            return self._drawn(generator)
+        copies = [self._drawn(generator) for _ in range(seen.batch_size)]
+        return {name: torch.stack([drawn[name] for drawn in copies]) for name in copies[0]}
+
+    def decode(self, variables: dict[str, Tensor]) -> dict[str, Any]:
+        """Return the pictures of these weights."""
+        weights = {name: variables[f"weights.{name}"] for name, _ in self.generator.named_parameters()}
+        if not self.each:
+            return {"inputs": functional_call(self.generator, weights, (self.latent,))}
+        rows = [
+            functional_call(self.generator, {name: weight[k] for name, weight in weights.items()}, (latent[None],))
+            for k, latent in enumerate(self.latent)
+        ]
+        return {"inputs": torch.cat(rows)}
+
+    def _drawn(self, generator: torch.Generator) -> dict[str, Tensor]:
         network = copy.deepcopy(self.generator).cpu()
         if self.redraw:
             with torch.random.fork_rng(devices=[]):
@@ -107,11 +126,6 @@ class Weights(Content, Space):
                     reset: Any = getattr(module, "reset_parameters", lambda: None)
                     reset()
         return {f"weights.{name}": weight.detach() for name, weight in network.named_parameters()}
-
-    def decode(self, variables: dict[str, Tensor]) -> dict[str, Any]:
-        """Return the picture of these weights."""
-        weights = {name: variables[f"weights.{name}"] for name, _ in self.generator.named_parameters()}
-        return {"inputs": functional_call(self.generator, weights, (self.latent,))}
 
 
 def _check_module(generator: Any) -> None:
