@@ -66,7 +66,7 @@ def run_client(
     local: LocalSteps | None,
     loss: str,
     defense: Defense,
-    num_classes: int | None,
+    num_classes: int | None = None,
     generator: torch.Generator,
     memory: dict[Any, Any],
     rows: Tensor | None = None,

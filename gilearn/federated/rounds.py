@@ -130,24 +130,19 @@ def fedavg(
         raise ValueError(f"server_lr: got {server_lr}, wanted 0 or more")
     check_name("aggregation", aggregation, AGGREGATIONS)
     choice = np.random.default_rng(seed)
-    generators = [
-        torch.Generator().manual_seed(int(s)) for s in np.random.SeedSequence(seed).generate_state(len(clients))
-    ]
+    seeds = np.random.SeedSequence(seed).generate_state(len(clients))
+    generators = [torch.Generator().manual_seed(int(own)) for own in seeds]
     memories: list[dict[Any, Any]] = [{} for _ in clients]
-    task: dict[str, Any] = {"local": local, "loss": loss, "defense": as_defense(defense), "num_classes": None}
+    task: dict[str, Any] = {"local": local, "loss": loss, "defense": as_defense(defense), "declare": declare}
     model = copy.deepcopy(model)
     for number in range(1, num_rounds + 1):
         chosen = sorted(choice.permutation(len(clients))[:per_round].tolist())
-        ran = {
-            k: run_client(model, *clients[k], declare=declare, generator=generators[k], memory=memories[k], **task)
-            for k in chosen
-        }
+        ran = {k: run_client(model, *clients[k], generator=generators[k], memory=memories[k], **task) for k in chosen}
         counts = [seen.batch_size for seen, _ in ran.values()]
         weights = counts if aggregation == "mean" else [1] * len(chosen)
         mean = weighted_mean([seen.shared for seen, _ in ran.values()], weights)
-        shared = mean
-        if aggregation == "sum":
-            shared = tuple(None if tensor is None else tensor * len(chosen) for tensor in mean)
+        summands = 1 if aggregation == "mean" else len(chosen)
+        shared = tuple(None if tensor is None else tensor * summands for tensor in mean)
         moves = tuple(None if tensor is None else server_lr * tensor for tensor in mean)
         after = moved(model, moves, [at_client for _, at_client in ran.values()], counts)
         observations = {k: seen for k, (seen, _) in ran.items()}
