@@ -140,7 +140,7 @@ def nearest(
         The nearest pictures found, in the pictures' shape, and their latent vectors (n, *shape).
 
     Raises:
-        ValueError: A number is below 1, or the generator's pictures have another shape.
+        ValueError: A number is below 1, or the generator takes other latents, or draws pictures of another shape.
 
     Chapter: generative-priors.
     """
@@ -149,7 +149,11 @@ def nearest(
     drawn = torch.randn(starts, len(pictures), *shape, generator=torch.Generator().manual_seed(seed))
     latent = drawn.flatten(0, 1).to(pictures).requires_grad_()
     wanted = pictures.repeat(starts, *[1] * (pictures.ndim - 1))
-    if (got := generator(latent).shape) != wanted.shape:
+    try:
+        got = generator(latent).shape
+    except RuntimeError as error:
+        raise ValueError(f"shape: the generator does not take latents of shape {tuple(shape)} ({error})") from error
+    if got != wanted.shape:
         raise ValueError(f"generator: got pictures of shape {tuple(got[1:])}, wanted {tuple(pictures.shape[1:])}")
     optimizer = torch.optim.Adam([latent], lr=0.1)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

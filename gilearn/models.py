@@ -219,9 +219,8 @@ class LoopNet(nn.Module):
 
 
 def divided(x: Tensor, parties: int) -> tuple[Tensor, ...]:
-    """Return every party's part of rows (batch, columns), or its tile of pictures (batch, channels, height, width), row
-    by row: quadrants for four, halves for two; a ``ValueError`` for parties without any. Chapter: vertical.
-    """
+    """Return every party's columns of rows, or tiles of pictures row by row: quadrants for four. Chapter: vertical."""
+    _check_positive(parties=parties)
     down = max(d for d in range(1, math.isqrt(parties) + 1) if parties % d == 0) if x.ndim > 2 else 1
     if parties // down > x.shape[-1] or (x.ndim > 2 and down > x.shape[-2]):
         raise ValueError(f"parties: got {parties} for examples of shape {tuple(x.shape[1:])}, wanted fewer")
@@ -251,7 +250,7 @@ def loop_net(
         seed: Seeds PyTorch's default initialization.
 
     Raises:
-        ValueError: A size is not positive, the activation is unknown, or as :func:`divided`.
+        ValueError: A size is not positive, the activation is unknown, or a party is left without columns or pixels.
 
     Chapter: vertical. Source: jin2021; the defaults are its code's.
     """

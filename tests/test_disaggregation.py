@@ -190,6 +190,10 @@ def test_refusals():
         ((sums, never, 5), r"participation: clients \[4\] never took part"),
         ((sums, counts[:-1], 5), r"participation: got int64 of shape \(3, 5\), wanted whole numbers of shape \(4, c"),
         ((sums, counts + 0.5, 5), "participation: got float64"),
+        ((sums, counts, 0), r"window, participation: got 0 and shape \(4, 5\), wanted 1 or more and 2 axes"),
+        ((sums, counts[0], 5), r"window, participation: got 5 and shape \(5,\)"),
+        ((sums[0], counts, 5), r"sums: got shape \(300,\), wanted finite numbers with a row for every round"),
+        ((np.where(sums == sums[3, 3], np.nan, sums), counts, 5), r"sums: got shape \(20, 300\), wanted finite"),
         ((sums, counts + 6, 5), "participation: got 7 to 10 rounds a window, wanted 0 to 5"),
         ((sums, counts - 9, 5), "participation: got -8 to"),
         ((sums, np.roll(counts, 1, axis=1) * [0, 1, 1, 1, 1] + [1, 0, 0, 0, 0], 5), "no rounds fit the counts"),
@@ -200,6 +204,14 @@ def test_refusals():
             participation(*arguments)
     with pytest.raises(ValueError, match="trend: got -1"):
         attacks.GradDisagg.replace(trend=-1)
+    with pytest.raises(ValueError, match="sums: got 20 rounds of 0 clients"):
+        left_null_space(sums, 0)
+    for arguments, message in (
+        ((sums, who[:5], 0), "participation, trend: got 5 rounds for 20 sums and 0"),
+        ((sums, who, -1), "participation, trend: got 20 rounds for 20 sums and -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            disaggregate(*arguments[:2], trend=arguments[2])
 
 
 def test_a_time_limit_that_runs_out_is_an_error():
@@ -236,7 +248,13 @@ def test_refusals_of_rounds(digits):
     shares = [part.replace(batch_size=part.batch_size + t) for t, part in enumerate(mean.parts)]
     with pytest.raises(ValueError, match="seen: the rounds' examples give clients of"):
         attacks.GradDisagg(mean.replace(parts=tuple(shares), aggregation="sum"))
-    with pytest.raises(ValueError, match="of them never took part|never took part"):
+    for wrong, message in (
+        ({"num_clients": 2}, "num_clients: got 2, and client 2 took part, wanted at least 3"),
+        ({"rounds": [*rounds, clients]}, "rounds: got a list among them, wanted what fedavg yields"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            AggregatedRounds.of(**{"rounds": rounds} | wrong)
+    with pytest.raises(ValueError, match=r"clients \[3\] never took part"):
         attacks.GradDisagg(AggregatedRounds.of(rounds, declare=["participation"], num_clients=4))
 
 

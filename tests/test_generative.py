@@ -121,6 +121,10 @@ def test_nearest_of_a_linear_generator_is_the_projection():
         (lambda: generators.held_out("faces", 26), "n: got 26, wanted 1 to 25"),
         (lambda: generators.held_out("faces", fold=-1), "fold: got -1"),
         (lambda: generators.nearest(nn.Flatten(), torch.ones(1, 4), (4,), steps=0), "steps: got 0"),
+        (
+            lambda: generators.nearest(generators.decoder(4), torch.ones(1, 1, 8, 8), (5,)),
+            r"shape: the generator does not take latents of shape \(5,\)",
+        ),
         (lambda: generators.nearest(nn.Flatten(), torch.ones(1, 4), (3,)), r"generator: got pictures of shape \(3,\)"),
     ],
 )

@@ -55,14 +55,19 @@ def victim(state: str, case: int) -> nn.Module:
     net = models.convnet(size=16, widths=(16, 32, 32), batch_norm=True, seed=case).train()
     x, y = windows(case // 10)
     if state == "calibrated":
-        for layer in net:
-            if isinstance(layer, nn.BatchNorm2d):
-                layer.momentum = None  # the plain average
-        with torch.no_grad():
-            net(x)
+        calibrate(net, x)
     if state == "trained":
         train(net, x, y, seed=case)
     return net
+
+
+@torch.no_grad()
+def calibrate(net: nn.Module, x: Tensor) -> None:
+    """Let pictures pass a network in train mode; its normalizations then have their statistics."""
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None  # the plain average
+    net(x)
 
 
 def train(net: nn.Module, x: Tensor, y: Tensor, *, seed: int) -> None:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from gilearn import arena, attacks, data
 from gilearn.attacks import GradientMatching, distances, labels, optimizers
 from gilearn.attacks.iteration.regularizers import BatchNormStatistics
+from tools.record_batch_norm import calibrate, train, windows
 from tools.recording import record
 
 NAME = "honest-evaluation"
@@ -78,33 +79,14 @@ def network(kind: str, seed: int) -> nn.Sequential:
 
 
 @functools.cache
-def windows(fold: int) -> tuple[Tensor, Tensor]:
-    """Sixteen windows of 16x16 pixels of each photograph of 24: what networks are calibrated and trained on."""
-    photos, kinds = data.photos(24, fold=fold)
-    places = torch.randint(9, (160, 2), generator=torch.Generator().manual_seed(fold)).tolist()
-    cut = [photos[k // 16, :, i : i + 16, j : j + 16] for k, (i, j) in enumerate(places)]
-    return torch.stack(cut), kinds.repeat_interleave(16)
-
-
-@functools.cache
 def victim(kind: str, state: str, seed: int) -> nn.Module:
     """A network whose normalizations normalize: the windows, and not the private pictures, have passed it."""
     net = network(kind, seed).train()
     x, y = windows(0)
     if state == "trained":
-        optimizer = torch.optim.Adam(net.parameters(), 1e-3)
-        generator = torch.Generator().manual_seed(seed)
-        for _ in range(20):
-            for rows in torch.randperm(len(x), generator=generator).split(16):
-                optimizer.zero_grad()
-                F.cross_entropy(net(x[rows]), y[rows]).backward()
-                optimizer.step()
-        return net
-    for layer in net.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.momentum = None  # the plain average
-    with torch.no_grad():
-        net(x)
+        train(net, x, y, seed=seed)
+    else:
+        calibrate(net, x)
     return net
 
 

@@ -157,8 +157,10 @@ def participation(
 
     Chapter: disaggregation. Source: survey, Eq. (3); lam2021.
     """
-    sums, counts = np.asarray(sums, dtype=np.float64), np.asarray(counts)
-    rounds, clients = len(sums), counts.shape[-1]
+    sums, counts = _rows("sums", sums), np.asarray(counts)
+    if window < 1 or counts.ndim != 2:
+        raise ValueError(f"window, participation: got {window} and shape {counts.shape}, wanted 1 or more and 2 axes")
+    rounds, clients = len(sums), counts.shape[1]
     windows = np.equal.outer(np.arange(math.ceil(rounds / window)), np.arange(rounds) // window)
     if counts.shape != (len(windows), clients) or counts.dtype.kind not in "iu":
         wanted = f"whole numbers of shape ({len(windows)}, clients): {rounds} rounds in windows of {window}"
@@ -199,9 +201,9 @@ def left_null_space(sums: Any, clients: int) -> tuple[Matrix, Matrix]:
 
     Chapter: disaggregation. Source: survey, Eq. (3); lam2021.
     """
-    sums = np.asarray(sums, dtype=np.float64)
+    sums = _rows("sums", sums)
     rounds = len(sums)
-    if rounds <= clients:
+    if not 1 <= clients < rounds:
         raise ValueError(f"sums: got {rounds} rounds of {clients} clients, wanted more rounds than clients")
     columns, values, _ = np.linalg.svd(np.asarray(np.linalg.qr(sums.T, mode="r")).T)
     values = np.concatenate([values, np.zeros(rounds - len(values))])
@@ -230,11 +232,16 @@ def disaggregate(sums: Any, who: Any, *, trend: int = 0, at: int = 0) -> tuple[M
         The gradients (clients, parameters), and the norm of what they leave unexplained over that of the sums.
 
     Raises:
-        ValueError: Participation, with the trend's columns beside it, has no full column rank.
+        ValueError: The rounds do not fit each other, ``trend`` is negative, or participation, with the trend's columns
+            beside it, has no full column rank.
 
     Chapter: disaggregation. Source: lam2021.
     """
-    sums, who = np.asarray(sums, dtype=np.float64), np.asarray(who, dtype=np.float64)
+    sums, who = _rows("sums", sums), _rows("participation", who)
+    if len(who) != len(sums) or trend < 0:
+        raise ValueError(
+            f"participation, trend: got {len(who)} rounds for {len(sums)} sums and {trend}, wanted 0 or more"
+        )
     since = (np.arange(len(who)) - at)[:, None] / len(who)
     design = np.hstack([who * since**degree for degree in range(trend + 1)])
     solution, _, rank, _ = np.linalg.lstsq(design, sums, rcond=RANK_TOLERANCE)
@@ -307,6 +314,13 @@ class _Program:
         if result.status not in (0, 2):
             raise RuntimeError(f"the solver failed at the participation of clients {self.group}: {result.message}")
         return None if result.x is None else np.rint(result.x[:rounds])
+
+
+def _rows(name: str, values: Any) -> Matrix:
+    rows: Matrix = np.asarray(values, dtype=np.float64)
+    if rows.ndim != 2 or not np.isfinite(rows).all():
+        raise ValueError(f"{name}: got shape {rows.shape}, wanted finite numbers with a row for every round")
+    return rows
 
 
 def _flat(part: Observation) -> Matrix:

@@ -67,10 +67,17 @@ class AggregatedRounds(Value):
             declare: Names from :data:`ROUNDS_KNOWLEDGE` that the threat model hands to the attacker.
             window: Rounds in one window of the analytics. With 1 they say who took part.
             num_clients: Number of clients; by default one more than the last position that took part.
+
+        Raises:
+            ValueError: A round is none, a name is unknown, or more clients than ``num_clients`` took part.
         """
         check_names("declare", declare, ROUNDS_KNOWLEDGE)
         rounds = list(rounds)
+        if wrong := [type(one).__name__ for one in rounds if not isinstance(one, Round)]:
+            raise ValueError(f"rounds: got a {wrong[0]} among them, wanted what fedavg yields")
         last = max((k for r in rounds for k in r.participants), default=0)
+        if num_clients is not None and num_clients <= last:
+            raise ValueError(f"num_clients: got {num_clients}, and client {last} took part, wanted at least {last + 1}")
         present = torch.zeros(len(rounds), last + 1 if num_clients is None else num_clients, dtype=torch.int64)
         for row, one in zip(present, rounds, strict=True):
             row[list(one.participants)] = 1

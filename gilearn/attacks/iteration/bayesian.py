@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from gilearn.attacks.base import Attack, Reconstruction, residual
-from gilearn.attacks.iteration.checks import check_ingredient, check_tuple
+from gilearn.attacks.iteration.checks import check_ingredient, check_kind, check_positive, check_tuple
 from gilearn.attacks.iteration.distances import Distance, Gradients, pairs, total
 from gilearn.attacks.iteration.initialization import Constant, Initialization
 from gilearn.attacks.iteration.matching import GradientMatching
 from gilearn.attacks.iteration.priors import GaussianPrior
 from gilearn.attacks.iteration.regularizers import Candidates, Regularizer, Term, TotalVariation
-from gilearn.attacks.labels.base import Declared, as_factor
+from gilearn.attacks.labels.base import Declared, Joint, as_factor
 from gilearn.federated import Observed
 from gilearn.values import Value
 
@@ -36,7 +36,7 @@ class Likelihood(Value):
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            _check_positive(name, value)
+            check_positive(name, value)
 
     def __call__(self, simulated: Gradients, shared: Gradients) -> Tensor:
         """Return minus the logarithm of the density, less its value without noise: a scalar."""
@@ -161,6 +161,7 @@ class BayesOptimal(Attack):
     def __post_init__(self) -> None:
         check_ingredient("likelihood", self.likelihood, "bayesian.Laplace(scale=0.01)", "build", "__call__")
         check_tuple("prior", self.prior, "priors.GaussianPrior.fit(pictures)")
+        check_kind("search", self.search, GradientMatching)
         if self.search.regularizers:
             raise ValueError(f"search: got regularizers {self.search.regularizers}, wanted them as prior")
         if not self.delta >= 0 or self.draws < 1:
@@ -227,10 +228,11 @@ class MAP(Attack):
 
     def __post_init__(self) -> None:
         check_ingredient("likelihood", self.likelihood, "bayesian.Laplace(scale=0.01)", "build", "residuals")
-        if not isinstance(self.prior, GaussianPrior):
-            raise ValueError(f"prior: got {self.prior!r}, wanted a value such as priors.GaussianPrior.fit(pictures)")
+        check_kind("prior", self.prior, GaussianPrior)
+        if isinstance(self.labels, Joint):
+            raise ValueError(f"labels: got {self.labels!r}, wanted a rule or labels that are known: none are searched")
         check_ingredient("initialization", self.initialization, "initialization.Gaussian()", "__call__")
-        _check_positive("steps", self.steps)
+        check_positive("steps", self.steps)
 
     def reconstruct(self, seen: Observed, *, seed: int, time_limit: float | None, **options: Any) -> Reconstruction:
         """Run the steps; the options are those of the call."""
@@ -322,8 +324,3 @@ def _offsets(picture: Tensor, delta: float, pairs: int, seed: int) -> Tensor:
 
 def _built(ingredient: Any, seen: Observed) -> Any:
     return ingredient.build(seen) if hasattr(ingredient, "build") else ingredient
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{name}: got {value}, wanted a positive number")

@@ -31,5 +31,17 @@ def check_tuple(field: str, values: Any, example: str) -> None:
         raise ValueError(f"{field}: got a bare {values!r}, wanted a tuple: ({values!r},)")
 
 
+def check_kind(field: str, value: Any, kind: type) -> None:
+    """Raise a ``ValueError`` unless a field holds a value of a class."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{field}: got {value!r}, wanted a {kind.__name__}")
+
+
+def check_positive(field: str, value: float) -> None:
+    """Raise a ``ValueError`` unless a number is above zero."""
+    if not value > 0:
+        raise ValueError(f"{field}: got {value}, wanted a positive number")
+
+
 def _name(kind: type) -> str:
     return f"torch.optim.{kind.__name__}" if issubclass(kind, torch.optim.Optimizer) else kind.__name__

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gilearn import models
+from gilearn.attacks.iteration.checks import check_kind, check_positive
 from gilearn.attacks.iteration.regularizers import Candidates, Term, Weighted
 from gilearn.content import Content
 from gilearn.federated import Observed
@@ -41,7 +42,7 @@ class GaussianPrior(Content, Weighted):
         pixels = self.mean.numel()
         if tuple(self.covariance.shape) != (pixels, pixels):
             raise ValueError(f"covariance: got shape {tuple(self.covariance.shape)}, wanted {(pixels, pixels)}")
-        _positive("covariance's least eigenvalue", float(torch.linalg.eigvalsh(self.covariance.double())[0]))
+        check_positive("covariance's least eigenvalue", float(torch.linalg.eigvalsh(self.covariance.double())[0]))
 
     @classmethod
     def fit(cls, pictures: Tensor, *, independent: bool = False, floor: float = 0.03) -> GaussianPrior:
@@ -52,7 +53,8 @@ class GaussianPrior(Content, Weighted):
             independent: Pixels apart from each other, with one variance, the mean of theirs.
             floor: Standard deviation that every pixel has in addition, positive: some never change.
         """
-        _positive("floor", floor)
+        check_positive("floor", floor)
+        _check_several(pictures)
         rows = pictures.detach().double().flatten(1)
         covariance = torch.cov(rows.T, correction=0)
         one = torch.eye(len(covariance), dtype=torch.float64, device=rows.device)
@@ -97,7 +99,8 @@ class LearnedPrior(Content, Weighted):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _positive("std", self.std)
+        check_kind("network", self.network, nn.Module)
+        check_positive("std", self.std)
 
     @classmethod
     def fit(cls, pictures: Tensor, *, std: float = 0.1, steps: int = 1500, seed: int = 0) -> LearnedPrior:
@@ -109,6 +112,9 @@ class LearnedPrior(Content, Weighted):
             steps: Of Adam, from 0, on 64 pictures each; the rate falls to zero along a line.
             seed: Seeds the perceptron, the choice of pictures and the noise.
         """
+        _check_several(pictures)
+        if steps < 0:
+            raise ValueError(f"steps: got {steps}, wanted 0 or more")
         pixels, generator = pictures[0].numel(), torch.Generator().manual_seed(seed)
         perceptron = models.mlp(pixels, (256,), pixels, activation="gelu", seed=seed)
         learner = cls(network=nn.Sequential(*perceptron, nn.Unflatten(1, pictures.shape[1:])).to(pictures), std=std)
@@ -144,6 +150,6 @@ class LearnedPrior(Content, Weighted):
         return term
 
 
-def _positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{name}: got {value}, wanted a positive number")
+def _check_several(pictures: Tensor) -> None:
+    if len(pictures) < 2:
+        raise ValueError(f"pictures: got {len(pictures)}, wanted at least two")

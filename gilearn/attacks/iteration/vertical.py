@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gilearn.attacks.base import Attack, Reconstruction
-from gilearn.attacks.iteration.checks import check_ingredient
+from gilearn.attacks.iteration.checks import check_ingredient, check_kind
 from gilearn.attacks.iteration.initialization import Uniform
 from gilearn.attacks.iteration.matching import GradientMatching
 from gilearn.attacks.iteration.optimizers import Adam, Optimizer
@@ -223,7 +223,7 @@ class Vertical(Attack):
         matching: The search, with its other terms.
 
     Raises:
-        ValueError: ``weight`` is negative. When called: as :class:`LinearSteps` and the search.
+        ValueError: ``weight`` is negative, or a part is none. When called: as :class:`LinearSteps` and the search.
 
     Warns:
         RankWarning: As :class:`LinearSteps`.
@@ -236,6 +236,8 @@ class Vertical(Attack):
     weight: float = 1.0
 
     def __post_init__(self) -> None:
+        check_kind("matching", self.matching, GradientMatching)
+        check_kind("linear", self.linear, LinearSteps)
         if not self.weight >= 0:
             raise ValueError(f"weight: got {self.weight}, wanted 0 or more")
 
