@@ -131,6 +131,12 @@ def test_records_name_their_command_and_machine(path):
     assert path.name in (ROOT / "data" / "README.md").read_text(), "the data sheet lists every file"
 
 
+def test_the_data_sheet_names_no_file_that_is_not_there():
+    listed = re.findall(r"`((?:recorded|weights)/[^`*]+)`", (ROOT / "data" / "README.md").read_text())
+    assert len(listed) > 20
+    assert [name for name in listed if not (ROOT / "data" / name).exists()] == []
+
+
 def test_a_missing_record_says_so():
     from gilearn import data
 
