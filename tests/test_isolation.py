@@ -21,6 +21,7 @@ ATTACKS = {
     "iDLG": attacks.iDLG.replace(**short),
     "CPL": attacks.CPL.replace(**short),
     "InvGrad": attacks.InvGrad.replace(iterations=2),
+    "GradAttack": attacks.GradAttack.replace(iterations=2),
     "SAPAG": attacks.SAPAG.replace(iterations=2),
     "GradInversion": attacks.GradInversion.replace(iterations=2, restarts=2, parallel=2),
     "Bayesian": attacks.Bayesian.replace(search=attacks.Bayesian.search.replace(iterations=2)),

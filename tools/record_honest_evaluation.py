@@ -11,8 +11,8 @@ them. No other prior. Rate and weight are the best of three on two other cases, 
 batch of two with known labels.
 
 The whole cross is run on the plain network; those with a shortcut, with pre-activation too, and trained have exact
-statistics and none, at a batch of one with known labels. Half an hour on one core. What has run is kept in
-``_build/honest-evaluation``: a stopped run goes on.
+statistics and none, at a batch of one with known labels. Half an hour on one core; all cores are used. What has
+run is kept in ``_build/honest-evaluation``: a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def run(victim: str, mode: str, tried: dict[str, GradientMatching], **axes: Any)
         clients={mode: {"mode": mode}},
         **axes,
     )
-    return arena.run(grid, folder=FOLDER, progress=True)
+    return arena.run(grid, folder=FOLDER, workers=-1, progress=True)
 
 
 def tuned(victim: str, mode: str, distance: str) -> tuple[float, dict[str, float], pd.DataFrame]:
@@ -165,4 +165,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from tools.record_honest_evaluation import main as run_main  # the workers find what is in a module, not in a script
+
+    run_main()

@@ -11,7 +11,7 @@ from gilearn.attacks.disaggregation import Disaggregated, Disaggregation, GradDi
 from gilearn.attacks.iteration import bayesian, distances, initialization, optimizers, priors, regularizers, spaces
 from gilearn.attacks.iteration.generative import GIAS
 from gilearn.attacks.iteration.matching import GradientMatching
-from gilearn.attacks.iteration.presets import CPL, DLG, SAPAG, Bayesian, GradInversion, InvGrad, iDLG
+from gilearn.attacks.iteration.presets import CPL, DLG, SAPAG, Bayesian, GradAttack, GradInversion, InvGrad, iDLG
 from gilearn.attacks.iteration.vertical import CAFE, Vertical
 from gilearn.attacks.labels import Joint
 from gilearn.attacks.recursion import (
@@ -42,6 +42,7 @@ __all__ = [
     "Bayesian",
     "Disaggregated",
     "Disaggregation",
+    "GradAttack",
     "GradDisagg",
     "GradInversion",
     "GradientDivision",
