@@ -7,8 +7,9 @@ the k-th digit, a network, a draw of the defense and a start of its own. ``divid
 divides where the weight's and the bias's entry survived; ``search`` minimizes l1 with the label declared, and
 ``search, told`` with the defense declared as well; ``MAP`` weighs the declared noise against a Gaussian prior that was
 fitted to other digits; ``guess`` has the label and no gradient. ``utility``: test accuracy of five seeds on the three
-tasks, at the best of three rates on the validation examples of other seeds. What the file already holds is kept; remove
-the file to measure all of it again.
+tasks, at the best of three rates on the validation examples of other seeds; with ``steps`` 1 a client shares every
+gradient step, of all its examples, and there are as many steps. What the file already holds is kept; remove the file to
+measure all of it again.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ DEFENSES: dict[str, federated.Defense | None] = {
     "noise .001": defenses.GaussianNoise(std=0.001),
     "noise .01": defenses.GaussianNoise(std=0.01),
     "noise .03": defenses.GaussianNoise(std=0.03),
+    "noise .1": defenses.GaussianNoise(std=0.1),
     "pruning .9": defenses.Pruning(share=0.9),
     "pruning .98": defenses.Pruning(share=0.98),
 }
@@ -69,8 +71,11 @@ def privacy(defense: str, attacker: str, k: int) -> dict[str, Any]:
     return {"psnr": round(min(99.0, float(metrics.psnr(found.float(), x[k : k + 1]))), 1)}
 
 
-def cost(defense: str, task: str) -> dict[str, Any]:
-    training = utility.tuned(utility.TASKS[task], rates=RATES, defense=DEFENSES[defense])
+def cost(defense: str, task: str, steps: int | None = None) -> dict[str, Any]:
+    training = utility.TASKS[task]
+    if steps is not None:
+        training = training.spent(federated.LocalSteps(steps=steps, lr=1.0))
+    training = utility.tuned(training, rates=RATES, defense=DEFENSES[defense])
     found = utility.measure(training, seeds=SEEDS, defense=DEFENSES[defense])
     return {
         "rate": training.local.lr,
@@ -94,6 +99,9 @@ def plan() -> Iterator[tuple[dict[str, Any], Any]]:
     for task in utility.TASKS:
         for name in DEFENSES:
             yield {"part": "utility", "defense": name, "task": task}, functools.partial(cost, name, task)
+    for name in ("none", "noise .01", "noise .03", "noise .1", "pruning .9", "pruning .98"):
+        key = {"part": "utility", "defense": name, "task": "digits", "steps": 1}
+        yield key, functools.partial(cost, name, "digits", 1)
 
 
 def main() -> None:
