@@ -5,7 +5,7 @@
 ``observe(..., defense=(first, second))`` applies several in order.
 """
 
-from gilearn.defenses.data import InstaHide, MixUp
+from gilearn.defenses.data import InstaHide, MixUp, MixupInference
 from gilearn.defenses.gradients import (
     BatchClipping,
     ExampleClipping,
@@ -26,6 +26,7 @@ __all__ = [
     "LaplaceNoise",
     "Mask",
     "MixUp",
+    "MixupInference",
     "Polarization",
     "Pruning",
 ]

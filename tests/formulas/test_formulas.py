@@ -22,6 +22,7 @@ from formulas import (
     mixing,
     optimizers,
     regularizers,
+    unmixing,
     vertical,
 )
 from formulas.rows import assert_same
@@ -44,6 +45,7 @@ TABLES = [
     mixing,
     optimizers,
     regularizers,
+    unmixing,
     vertical,
 ]
 
