@@ -53,7 +53,7 @@ def test_labels_of_ten_classes_are_the_coefficients(clients):
 def test_several_epochs_need_no_coefficients(clients, defense):
     """Blind: neither labels nor partners nor coefficients; the residual tells that the pictures explain all."""
     encodings, _ = encoded(defense, clients, 5)
-    found = unmixing.factorize(encodings, 5)
+    found = unmixing.factorize(encodings, 10)
     assert found.residual < 1e-6
     assert float((found.pictures - clients[0]).square().mean()) < 1e-8, "in the client's order"
     torch.testing.assert_close(found.coefficients.sum(1), torch.ones(50, dtype=torch.float64), atol=1e-4, rtol=0)
@@ -61,10 +61,17 @@ def test_several_epochs_need_no_coefficients(clients, defense):
     assert metrics.psnr(found.pictures, clients[0]) > first + 30
 
 
+def test_the_order_of_the_encodings_is_not_needed(clients):
+    encodings, _ = encoded(PAIR, clients, 5)
+    shuffled = encodings[torch.randperm(50, generator=torch.Generator().manual_seed(0))]
+    found = unmixing.factorize(shuffled, 10, ordered=False)
+    assert metrics.mse(found.pictures, clients[0]) < 1e-4
+
+
 def test_labels_help_where_pixels_leave_it_open(clients):
     """Four examples an encoding and two epochs: the picture needs the labels' equations."""
     encodings, labels = encoded(FOUR, clients, 2)
-    blind, told = (unmixing.factorize(encodings, 2, labels=given) for given in (None, labels))
+    blind, told = (unmixing.factorize(encodings, 10, labels=given) for given in (None, labels))
     assert metrics.psnr(told.pictures, clients[0]) > 60
     assert metrics.psnr(blind.pictures, clients[0]) < metrics.psnr(told.pictures, clients[0]) - 20
 
@@ -72,7 +79,8 @@ def test_labels_help_where_pixels_leave_it_open(clients):
 def test_factorization_refuses():
     ones = torch.ones(6, 1, 2, 2)
     for call, message in (
-        (lambda: unmixing.factorize(ones, 4), "^epochs: got 4 for 6 encodings, wanted a number that divides them"),
+        (lambda: unmixing.factorize(ones, 4), "^number: got 4 for 6 encodings, wanted a divisor of their number"),
+        (lambda: unmixing.factorize(ones, 7, ordered=False), "^number: got 7 for 6 encodings, wanted 1 to 6"),
         (lambda: unmixing.factorize(2 * ones, 2), r"^encodings: got values from 2 to 2, wanted \[0, 1\]"),
         (lambda: unmixing.factorize(ones, 2, labels=torch.ones(5, 3)), "^labels: got 5 for 6 encodings, wanted one"),
     ):

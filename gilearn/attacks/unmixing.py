@@ -123,48 +123,60 @@ class Factors:
 
 
 def factorize(
-    encodings: Tensor, epochs: int, *, labels: Tensor | None = None, weight: float = 3.0, iterations: int = 3000
+    encodings: Tensor,
+    number: int,
+    *,
+    labels: Tensor | None = None,
+    ordered: bool = True,
+    weight: float = 3.0,
+    iterations: int = 3000,
 ) -> Factors:
     """Find the pictures in encodings of several epochs, knowing neither coefficients nor partners.
 
     If coefficients add up to 1 and pixels are in [0, 1], then encodings and their complements factorize:
-    [E, 1 - E] = C [X, 1 - X], all four non-negative. So do mixed labels. The search, coordinate descent by
-    scikit-learn, begins at the mean of each example's encodings.
+    [E, 1 - E] = C [X, 1 - X], all four non-negative. So do mixed labels. The search is scikit-learn's.
 
     Args:
-        encodings: (epochs x pictures, ...), one epoch after the other, in each the encodings in the order of their
-            first pictures: that of a client that goes through its data in order.
-        epochs: How many.
-        labels: Mixed labels (epochs x pictures, classes), or ``None``.
+        encodings: (releases, ...).
+        number: Of pictures, from 1.
+        labels: Mixed labels (releases, classes), or ``None``.
+        ordered: Whether they are whole epochs one after the other, in each the encodings in the order of their first
+            pictures: those of a client that goes through its data in order. The search then begins at the means of what
+            has the same first picture, else at a singular value decomposition.
         weight: Of a label beside a pixel, positive.
         iterations: Of the search at most, from 1.
 
     Raises:
-        ValueError: The encodings are not of that many epochs, or do not lie in [0, 1], or the labels do not fit.
+        ValueError: The encodings are fewer than the pictures, or of no whole epochs, or do not lie in [0, 1], or the
+            labels do not fit.
 
     Chapter: mixup. Source: lee1999 for the factorization.
     """
     from sklearn.decomposition import NMF
     from sklearn.exceptions import ConvergenceWarning
 
-    if epochs < 1 or len(encodings) % epochs:
-        raise ValueError(f"epochs: got {epochs} for {len(encodings)} encodings, wanted a number that divides them")
-    if labels is not None and len(labels) != len(encodings):
-        raise ValueError(f"labels: got {len(labels)} for {len(encodings)} encodings, wanted one each")
+    releases = len(encodings)
+    if not 1 <= number <= releases or (ordered and releases % number):
+        wanted = "a divisor of their number" if ordered else f"1 to {releases}"
+        raise ValueError(f"number: got {number} for {releases} encodings, wanted {wanted}")
+    if labels is not None and len(labels) != releases:
+        raise ValueError(f"labels: got {len(labels)} for {releases} encodings, wanted one each")
     flat = float64(encodings).flatten(1).cpu()
     if float((flat - flat.clamp(0, 1)).abs().max()) > 1e-6:
         raise ValueError(
             f"encodings: got values from {float(flat.min()):.3g} to {float(flat.max()):.3g}, wanted [0, 1]"
         )
-    pixels, number = flat.shape[1], len(flat) // epochs
+    pixels = flat.shape[1]
     columns = [flat, 1 - flat, *([] if labels is None else [weight * float64(labels).cpu()])]
     matrix = torch.cat(columns, dim=1).clamp_min(0).numpy()
-    first = matrix.reshape(epochs, number, -1).mean(axis=0)
-    begin = np.tile(0.5 * np.eye(number) + 0.5 / number, (epochs, 1))
-    search = NMF(number, init="custom", max_iter=iterations, tol=1e-10)
+    begin = {}
+    if ordered:
+        own = 0.5 * np.eye(number) + 0.5 / number
+        begin = {"W": np.tile(own, (releases // number, 1)), "H": matrix.reshape(-1, number, matrix.shape[1]).mean(0)}
+    search = NMF(number, init="custom" if ordered else "nndsvda", max_iter=iterations, tol=1e-10, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        coefficients = search.fit_transform(matrix, W=begin, H=first)
+        coefficients = search.fit_transform(matrix, **begin)
     scales = search.components_[:, : 2 * pixels].sum(axis=1) / pixels
     pictures = torch.from_numpy(search.components_[:, :pixels] / scales[:, None])
     return Factors(
