@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from gilearn import attacks, data, defenses, federated, models, plotting
+from gilearn.attacks import labels, optimizers
 from gilearn.attacks.iteration import distances
 
 PICTURES = ("face", "digit", *data.PHOTOS)
@@ -157,6 +158,40 @@ def posterior(digit: int = 0, noise: str = "Laplace", scale: float = 0.02, likel
     chosen = attacks.bayesian.Laplace(scale=scale) if matched else attacks.bayesian.Normal(std=scale)
     attack = attacks.bayesian.MAP(likelihood=chosen, prior=attacks.priors.GaussianPrior.fit(others))
     return _leak(x, attack(seen).inputs)
+
+
+def vertical(pool: int = 12, batch: int = 4, rounds: int = 24, features: bool = True) -> Figure:
+    """Run CAFE on a pool of digits in known batches, labels given, and draw up to eight of them.
+
+    Args:
+        pool: How many digits the parties hold, from 1.
+        batch: Digits of a round, 1 to all.
+        rounds: How many rounds the attacker sees, from 1.
+        features: Whether the search gets what the linear steps find.
+
+    Returns:
+        Originals above, what is recovered below.
+
+    Raises:
+        ValueError: A number is out of range.
+
+    Chapter: vertical.
+    """
+    if pool < 1:
+        raise ValueError(f"pool: got {pool}, wanted at least 1")
+    x, y = data.digits(pool)
+    parts = federated.vertical_rounds(
+        models.loop_net((1, 8, 8), widths=(24,), hidden=(16, 8)),
+        x, y, batch_size=batch, num_rounds=rounds, declare=["rows"],
+    )  # fmt: skip
+    adam = optimizers.Adam(lr=0.1, schedule=optimizers.WarmupCosine(warmup=10))
+    search = attacks.CAFE.matching.replace(labels=labels.Fixed(y), optimizer=adam, iterations=150)
+    attack = attacks.CAFE.replace(matching=search, weight=attacks.CAFE.weight if features else 0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", attacks.RankWarning)  # too few rounds are to be tried
+        found = attack(federated.Several(parts=tuple(parts), size=pool)).inputs
+    names = ["original"] * len(x[:8]) + ["recovered"] * len(x[:8])
+    return plotting.gallery(torch.cat([x[:8], found[:8]]), names, columns=len(x[:8]), side=0.9)
 
 
 def _leak(original: Tensor, found: Tensor) -> Figure:
