@@ -176,34 +176,34 @@ def raced(
 
 
 def controls() -> Iterator[pd.DataFrame]:
+    best = {(mode, distance): tuned("plain", mode, distance)[:2] for mode in MODES for distance in DISTANCES}
+
+    def of(mode: str, statistics: str, label: str = "known", distance: str = "cosine") -> GradientMatching:
+        rate, weights = best[mode, distance]
+        return attack(distance, statistics, label, rate, weights[statistics])
+
     for mode in MODES:
-        rate, weights, _ = tuned("plain", mode, "cosine")
-
-        def of(statistics: str, *, rate: float = rate, weights: dict[str, float] = weights) -> GradientMatching:
-            return attack("cosine", statistics, "known", rate, weights[statistics])
-
         alone = {str(r): attack("cosine", "exact", "known", r, 1.0).replace(distance=Nothing()) for r in RATES}
         yield from raced(alone, mode, BATCHES, control="alone", statistics="exact", distance="none")
         for statistics in ("exact", "none"):
-            columns = {"statistics": statistics, "distance": "cosine"}
-            longer = {"known": of(statistics).replace(iterations=4 * ITERATIONS)}
-            found = run("plain", mode, longer, seeds=CASES, batches=(1,))
-            yield found.assign(part="control", control="longer", **columns)
-            base = of(statistics)
+            base = of(mode, statistics)
             smooth = {str(w): base.replace(regularizers=(*base.regularizers, TotalVariation(weight=w))) for w in PRIORS}
-            yield from raced(smooth, mode, (1, 4), control="prior", **columns)
+            yield from raced(smooth, mode, (1, 4), control="prior", statistics=statistics, distance="cosine")
         joint = {str(r): attack("cosine", "none", "optimized", r, 0.0) for r in RATES}
         yield from raced(joint, mode, BATCHES, control="joint", statistics="none", distance="cosine")
-        for distance in DISTANCES:
-            rate, weights, _ = tuned("plain", mode, distance)
-            grid = (weights["exact"], *EDGES[distance])
-            edge = {str(w): attack(distance, "exact", "known", rate, w) for w in grid}
-            yield from raced(edge, mode, (1,), control="edge", statistics="exact", distance=distance)
     rules = {"sums": labels.LLG(), **LABELS}
-    rate, weights, _ = tuned("plain", "inference", "cosine")
-    repeats = {name: attack("cosine", "none", "known", rate, 0.0).replace(labels=rule) for name, rule in rules.items()}
+    repeats = {name: of("inference", "none").replace(labels=rule) for name, rule in rules.items()}
     found = run("plain", "inference", repeats, pictures=halves, seeds=CASES, batches=(4,))
     yield found.assign(part="control", control="repeats", statistics="none", distance="cosine")
+    for mode in MODES:
+        for statistics in ("exact", "none"):
+            longer = {"known": of(mode, statistics).replace(iterations=4 * ITERATIONS)}
+            found = run("plain", mode, longer, seeds=CASES, batches=(1,))
+            yield found.assign(part="control", control="longer", statistics=statistics, distance="cosine")
+        for distance in DISTANCES:
+            rate, weights = best[mode, distance]
+            edge = {str(w): attack(distance, "exact", "known", rate, w) for w in (weights["exact"], *EDGES[distance])}
+            yield from raced(edge, mode, (1,), control="edge", statistics="exact", distance=distance)
 
 
 def keep(tables: list[pd.DataFrame]) -> None:
