@@ -144,7 +144,7 @@ def assumptions(
         statistics: ``"exact"``, those of the private picture, declared; ``"running"``, the model's; or ``"none"``.
         mode: That of the client: ``"training"`` or ``"inference"``.
         iterations: Steps of Adam.
-        seed: Seeds the network, the pictures that calibrate it, and the attack.
+        seed: Seeds the network and the attack.
         progress: Show a progress bar.
 
     Returns:
@@ -166,8 +166,9 @@ def assumptions(
     model = models.convnet(size=16, strides=(1, 2, 1), batch_norm=True, seed=seed).train()
     for layer in batch_norms(model):
         layer.momentum = None  # the plain average
+    windows = data.photos(24)[0].unfold(2, 16, 2).unfold(3, 16, 2).permute(0, 2, 3, 1, 4, 5)
     with torch.no_grad():
-        model(data.photos(16, crops=16, seed=seed + 1)[0])
+        model(windows.reshape(-1, 3, 16, 16))
     seen = federated.observe(model.train(mode == "training"), x, y, declare=["labels", "batch_norm"])
     attack = attacks.InvGrad.replace(
         regularizers=terms[statistics],
