@@ -3,7 +3,8 @@
     OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 python -m tools.record_mixup
 
 ``utility``: test accuracy of five seeds on the three tasks of ``defenses.utility``, the learning rate tuned for each
-rule on the validation examples of another seed. ``inference``: accuracies of networks trained on 1,200 digits with and
+rule on the validation examples of another seed. ``same rate``: on colour, at the rate that was chosen without mixing.
+``inference``: accuracies of networks trained on 1,200 digits with and
 without mixing, on 298 other digits, under PGD-10 of three step sizes (the least accuracy of the three), blind to the
 averaging or through it; ``mean`` mixes with the mean picture once. ``unmixing``: a
 client's digits, a client a seed, from encodings of several epochs, in decibels: the encoding of the first epoch, the
@@ -58,6 +59,11 @@ def cost(task: str, rule: str) -> dict[str, Any]:
         "seconds": float(found["seconds"].mean().round(2)),
         "megabytes": float(found["megabytes"].mean()),
     }
+
+
+def at_the_same_rate(task: str, rule: str) -> dict[str, Any]:
+    """Measure at the rate of the task itself, which is the one that was chosen without a defense on colour."""
+    return {"accuracy": utility.measure(utility.TASKS[task], defense=RULES[rule])["accuracy"].round(4).tolist()}
 
 
 def unmix(number: int, epochs: int, rule: str, told: str, seed: int) -> dict[str, Any]:
@@ -185,6 +191,9 @@ def plan() -> Iterator[tuple[dict[str, Any], Any]]:
     for task in ("faces", "colour"):
         for rule in RULES:
             yield {"kind": "utility", "task": task, "rule": rule}, functools.partial(cost, task, rule)
+    for rule in list(RULES)[1:]:
+        key = {"kind": "same rate", "task": "colour", "rule": rule, "rate": 0.1}
+        yield key, functools.partial(at_the_same_rate, "colour", rule)
 
 
 if __name__ == "__main__":
