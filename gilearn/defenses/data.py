@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from gilearn.federated import Client, Defense, Observation
 
@@ -161,6 +161,71 @@ class InstaHide(Defense):
         enough = coefficients[:, : self.private].sum(1) >= self.share
         fits: _Array = (coefficients.max(1) <= self.cap) & enough
         return fits
+
+
+class MixupInference(nn.Module):
+    """Predict from mixtures of an input with clean samples, by the mean of the probabilities: mixup inference.
+
+    It acts when a trained model is asked, against adversarial examples. The client's gradients are not touched by it.
+
+    Args:
+        model: A trained classifier, best one trained with mixup: inputs -> logits (batch, classes).
+        samples: Clean samples (n, ...).
+        labels: Theirs (n,).
+        rule: ``"PL"`` draws samples of the class that the model predicts for the input, ``"OL"`` of the other classes:
+            first the class, then one of its samples.
+        share: Of the input in each mixture, above 0 and up to 1; the paper's lambda.
+        draws: Mixtures for each input, from 1; the paper's K.
+        seed: Seeds the draws, which are new for every call.
+
+    Raises:
+        ValueError: A number is out of range, the rule is unknown, or samples and labels do not fit.
+
+    Chapter: mixup. Source: pang2020.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        samples: Tensor,
+        labels: Tensor,
+        *,
+        rule: Literal["PL", "OL"] = "OL",
+        share: float = 0.5,
+        draws: int = 30,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if rule not in ("PL", "OL"):
+            raise ValueError(f"rule: got {rule!r}, wanted 'PL' or 'OL'")
+        if not 0 < share <= 1:
+            raise ValueError(f"share: got {share}, wanted above 0 and up to 1")
+        if draws < 1:
+            raise ValueError(f"draws: got {draws}, wanted at least 1")
+        if len(labels) != len(samples) or not len(samples):
+            raise ValueError(f"labels: got {len(labels)} for {len(samples)} samples, wanted one each, and at least one")
+        self.model, self.samples, self.labels = model, samples, labels
+        self.rule, self.share, self.draws = rule, share, draws
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return logarithms of the mean probabilities (batch, classes), differentiable with respect to the inputs.
+
+        Raises:
+            ValueError: There is no sample of a class that is asked for.
+        """
+        with torch.no_grad():
+            logits = self.model(inputs)
+        counts = torch.bincount(self.labels, minlength=logits.shape[1]).double()
+        same = logits.argmax(dim=1)[:, None] == self.labels
+        weights = (same if self.rule == "PL" else ~same) / counts[self.labels]
+        if not (weights.sum(dim=1) > 0).all():
+            raise ValueError(f"samples: got none for a predicted class by the rule {self.rule}, wanted every class")
+        drawn = torch.multinomial(weights.cpu(), self.draws, replacement=True, generator=self._generator)
+        others = self.samples[drawn.to(self.samples.device)].to(inputs)
+        mixtures = self.share * inputs[:, None] + (1 - self.share) * others
+        found: Tensor = self.model(mixtures.flatten(0, 1)).log_softmax(dim=1)
+        return found.view(len(inputs), self.draws, -1).logsumexp(dim=1) - float(np.log(self.draws))
 
 
 def _random(generator: torch.Generator) -> np.random.Generator:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from formulas.rows import rand, rows
-from gilearn.defenses.data import InstaHide, MixUp
+from formulas.rows import rand, randn, rows
+from gilearn.defenses.data import InstaHide, MixUp, MixupInference
 from gilearn.federated import Client
 
 MODULES = ["gilearn.defenses.data"]
@@ -80,6 +80,27 @@ def hidden(x, y, seed, *, k, cap, share, center, pool):
     return [center + key.view(x.shape) * (torch.stack(mixes) - center), torch.stack(labels)]
 
 
+def fresh(inference, x):
+    """Answer as a value whose draws begin."""
+    settings = {name: getattr(inference, name) for name in ("rule", "share", "draws")}
+    return MixupInference(inference.model, inference.samples, inference.labels, seed=3, **settings)(x)
+
+
+def inferred(x, *, rule, share, draws):
+    """Draw samples by the class that is predicted, mix, and average the probabilities."""
+    predicted = JUDGE(x).argmax(dim=1).tolist()
+    counts = [LABELS.tolist().count(c) for c in range(CLASSES)]
+    chances = [[((label == own) == (rule == "PL")) / counts[label] for label in LABELS.tolist()] for own in predicted]
+    drawn = torch.multinomial(torch.tensor(chances).double(), draws, replacement=True, generator=generator(3)).tolist()
+    for own, row in zip(predicted, drawn, strict=True):
+        assert all((int(LABELS[j]) == own) == (rule == "PL") for j in row)
+    mean = [
+        sum(JUDGE((share * one + (1 - share) * SAMPLES[j])[None])[0].softmax(0) for j in row) / draws
+        for one, row in zip(x, drawn, strict=True)
+    ]
+    return torch.stack(mean).log()
+
+
 def unchanged(x, y, seed):
     return [x, y]
 
@@ -87,6 +108,21 @@ def unchanged(x, y, seed):
 def draw(shape, generator, *, soft=False):
     y = rand(shape[0], CLASSES, generator=generator) if soft else torch.randint(CLASSES, shape[:1], generator=generator)
     return rand(*shape, generator=generator), y, int(torch.randint(99, (), generator=generator))
+
+
+def linear(inputs, generator):
+    """Return a classifier with drawn weights."""
+    layer = nn.utils.skip_init(nn.Linear, inputs, CLASSES).double()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(3 * randn(*parameter.shape, generator=generator))
+    return nn.Sequential(nn.Flatten(), layer)
+
+
+JUDGE = linear(9, generator(2))
+SAMPLES, LABELS = rand(11, 1, 3, 3, generator=generator(3)), torch.tensor([0, 1, 2, 3, 0, 0, 0, 1, 1, 2, 3])
+PL = {"rule": "PL", "share": 0.5, "draws": 30}
+OL = {"rule": "OL", "share": 0.7, "draws": 5}
 
 
 POOL = rand(5, 1, 3, 3, generator=generator(1))
@@ -111,6 +147,27 @@ ROWS = [
             ),
         ],
     ),
+    *rows(
+        fresh,
+        [lambda g: (rand(5, 1, 3, 3, generator=g),)],
+        [(MixupInference(JUDGE, SAMPLES, LABELS, **options), partial(inferred, **options)) for options in (PL, OL)],
+    ),
     *rows(imagined, BATCHES, [(MixUp(), unchanged), (InstaHide(), unchanged)]),
 ]
-REFUSALS = []
+ONE = torch.zeros(1, 1, 3, 3, dtype=torch.float64)
+
+
+def inference(samples=SAMPLES, labels=LABELS, **options):
+    return MixupInference(JUDGE, samples, labels, **options)
+
+
+REFUSALS = [
+    (lambda: inference(rule="all"), "^rule: got 'all', wanted 'PL' or 'OL'"),
+    (lambda: inference(share=0.0), "^share: got 0.0, wanted above 0 and up to 1"),
+    (lambda: inference(draws=0), "^draws: got 0, wanted at least 1"),
+    (lambda: inference(labels=LABELS[:3]), "^labels: got 3 for 11 samples, wanted one each"),
+    (
+        lambda: inference(SAMPLES[:1], JUDGE(ONE).argmax(1))(ONE),
+        "^samples: got none for a predicted class by the rule OL, wanted every class",
+    ),
+]

@@ -23,6 +23,7 @@ from formulas import (
     mixing,
     optimizers,
     regularizers,
+    unmixing,
     vertical,
 )
 from formulas.rows import assert_same
@@ -46,6 +47,7 @@ TABLES = [
     mixing,
     optimizers,
     regularizers,
+    unmixing,
     vertical,
 ]
 
