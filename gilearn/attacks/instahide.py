@@ -61,7 +61,7 @@ def solve(
         ValueError: There are fewer encodings than private pictures, the coefficients do not tell all of these apart, or
             shapes do not fit.
 
-    Chapter: instahide. Source: carlini2021; the products are the lifting of candes2015.
+    Chapter: instahide. Source: carlini2021; the products are the lifting of candes2013.
     """
     magnitudes, weights = _magnitudes(encodings, center), _rows("coefficients", coefficients)
     offset: Matrix = np.zeros_like(magnitudes)
