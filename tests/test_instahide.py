@@ -179,5 +179,5 @@ def test_what_cannot_be_is_refused(digits):
         sparse_coefficients(encodings, 80)
     with pytest.raises(ValueError, match="encodings: found 0 of 30 pictures in 40, wanted more encodings"):
         sparse_coefficients(encodings[:40], 30)
-    with pytest.raises(ValueError, match=r"labels: got \d+ independent products of \d+ classes, wanted more encodings"):
+    with pytest.raises(ValueError, match=r"encodings: got 9 for \d+ products of two classes, wanted at least as many"):
         labelled_coefficients(encodings[:9], labels[:9], 30)

@@ -175,7 +175,7 @@ def labelled_coefficients(
         own.
 
     Raises:
-        ValueError: There are too few encodings for the mean pictures of so many classes, labels are negative, or shapes
+        ValueError: There are fewer encodings than pairs of classes, labels are negative, or shapes
             do not fit.
 
     Chapter: instahide. Source: carlini2021 clusters with a trained network; the rounds are our own.
@@ -185,10 +185,10 @@ def labelled_coefficients(
         raise ValueError(f"labels: got {len(given)} down to {given.min():.2g}, wanted {len(magnitudes)} of 0 or more")
     share = given.sum(0) / given.sum() * pictures
     owners = np.repeat(np.arange(len(share)), _rounded(share, pictures))
-    means, rank = _lifted(magnitudes, given)
-    present = int((share > 0).sum())
-    if rank < _pairs(present):
-        raise ValueError(f"labels: got {rank} independent products of {present} classes, wanted more encodings")
+    products = _pairs(int((share > 0).sum()))
+    if len(given) < products:
+        raise ValueError(f"encodings: got {len(given)} for {products} products of two classes, wanted at least as many")
+    means, _ = _lifted(magnitudes, given)
     limit, spread = max(center, 1 - center), 0.5 * magnitudes.std()
     best: tuple[float, Matrix, Matrix] = (np.inf, means, means)
     for part in range(restarts):

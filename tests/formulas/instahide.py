@@ -128,6 +128,6 @@ REFUSALS = [
     (lambda: sparse_coefficients(FEW, 4), "^encodings: found 0 of 4 pictures in 4, wanted more encodings"),
     (lambda: labelled_coefficients(FEW, EYE[:3], 4), "^labels: got 3 down to 0, wanted 4 of 0 or more"),
     (lambda: labelled_coefficients(FEW, -EYE, 4), "^labels: got 4 down to -1, wanted 4 of 0 or more"),
-    (lambda: labelled_coefficients(FEW, EYE, 4), "^labels: got 4 independent products of 4 classes, wanted more"),
+    (lambda: labelled_coefficients(FEW, EYE, 4), "^encodings: got 4 for 10 products of two classes"),
     (lambda: pixel_signs(FEW, FEW[:, :5]), r"^reference: got shape \(4, 5\), wanted \(n, \(6,\)\)"),
 ]
