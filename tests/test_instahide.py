@@ -177,6 +177,8 @@ def test_what_cannot_be_is_refused(digits):
         solve(encodings, weights)
     with pytest.raises(ValueError, match=r"encodings: got magnitudes of rank \d+, wanted at least 80"):
         sparse_coefficients(encodings, 80)
+    with pytest.raises(ValueError, match="encodings: got magnitudes of rank 0, wanted at least 30"):
+        sparse_coefficients(encodings, 30, known=data.digits(400)[0][100:])
     with pytest.raises(ValueError, match="encodings: found 0 of 30 pictures in 40, wanted more encodings"):
         sparse_coefficients(encodings[:40], 30)
     with pytest.raises(ValueError, match=r"encodings: got 9 for \d+ products of two classes, wanted at least as many"):

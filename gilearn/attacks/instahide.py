@@ -113,11 +113,12 @@ def sparse_coefficients(
     Chapter: instahide. Source: spielman2012 for the linear programs.
     """
     magnitudes = _magnitudes(encodings, 0.0)
+    least = RANK_TOLERANCE * np.linalg.norm(magnitudes)
     if known is not None:
         span = np.linalg.qr(_flat(known).T)[0]
         magnitudes = magnitudes - magnitudes @ span @ span.T
     space, values, _ = np.linalg.svd(magnitudes, full_matrices=False)
-    rank = int((values > RANK_TOLERANCE * values[0]).sum())
+    rank = int((values > least).sum())
     if rank < pictures:
         raise ValueError(f"encodings: got magnitudes of rank {rank}, wanted at least {pictures}, one for each picture")
     number = len(magnitudes)
