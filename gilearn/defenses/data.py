@@ -215,13 +215,13 @@ class MixupInference(nn.Module):
             ValueError: There is no sample of a class that is asked for.
         """
         with torch.no_grad():
-            logits = self.model(inputs)
-        counts = torch.bincount(self.labels, minlength=logits.shape[1]).double()
-        same = logits.argmax(dim=1)[:, None] == self.labels
-        weights = (same if self.rule == "PL" else ~same) / counts[self.labels]
+            predicted = self.model(inputs).argmax(dim=1).cpu()
+        labels = self.labels.cpu()
+        same = predicted[:, None] == labels
+        weights = (same if self.rule == "PL" else ~same) / torch.bincount(labels).double()[labels]
         if not (weights.sum(dim=1) > 0).all():
             raise ValueError(f"samples: got none for a predicted class by the rule {self.rule}, wanted every class")
-        drawn = torch.multinomial(weights.cpu(), self.draws, replacement=True, generator=self._generator)
+        drawn = torch.multinomial(weights, self.draws, replacement=True, generator=self._generator)
         others = self.samples[drawn.to(self.samples.device)].to(inputs)
         mixtures = self.share * inputs[:, None] + (1 - self.share) * others
         found: Tensor = self.model(mixtures.flatten(0, 1)).log_softmax(dim=1)
