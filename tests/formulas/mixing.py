@@ -12,7 +12,7 @@ from formulas.rows import rand, randn, rows
 from gilearn.defenses.data import InstaHide, MixUp, MixupInference
 from gilearn.federated import Client
 
-MODULES = ["gilearn.defenses.data"]
+MODULES = ["gilearn.defenses.data.mixing"]
 NO_FORMULA: set[str] = set()
 CLASSES = 4
 

@@ -1,4 +1,4 @@
-"""Defenses that change the data before the client trains on it (survey, section 3.1): mixing."""
+"""Mixing: train on combinations of examples, with signs flipped or not, and predict from combinations."""
 
 from __future__ import annotations
 
