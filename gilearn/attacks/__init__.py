@@ -5,7 +5,7 @@ The rows of the survey's Table 1 stand here under the survey's names, ready to c
 2.2), ``labels`` the rules that read labels off a gradient, ``unmixing`` what takes mixed data apart.
 """
 
-from gilearn.attacks import labels, unmixing
+from gilearn.attacks import instahide, labels, unmixing
 from gilearn.attacks.base import Attack, Reconstruction
 from gilearn.attacks.disaggregation import Disaggregated, Disaggregation, GradDisagg
 from gilearn.attacks.iteration import bayesian, distances, initialization, optimizers, priors, regularizers, spaces
@@ -59,6 +59,7 @@ __all__ = [
     "distances",
     "iDLG",
     "initialization",
+    "instahide",
     "labels",
     "optimizers",
     "priors",
