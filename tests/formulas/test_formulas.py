@@ -16,11 +16,14 @@ from formulas import (
     distances,
     heads,
     initialization,
+    instahide,
     label_factors,
     labels,
     metrics,
+    mixing,
     optimizers,
     regularizers,
+    unmixing,
     vertical,
 )
 from formulas.rows import assert_same
@@ -37,11 +40,14 @@ TABLES = [
     distances,
     heads,
     initialization,
+    instahide,
     label_factors,
     labels,
     metrics,
+    mixing,
     optimizers,
     regularizers,
+    unmixing,
     vertical,
 ]
 
