@@ -5,7 +5,7 @@ The rows of the survey's Table 1 stand here under the survey's names, ready to c
 2.2), ``labels`` the rules that read labels off a gradient.
 """
 
-from gilearn.attacks import labels
+from gilearn.attacks import labels, masks, releases
 from gilearn.attacks.base import Attack, Reconstruction
 from gilearn.attacks.disaggregation import Disaggregated, Disaggregation, GradDisagg
 from gilearn.attacks.iteration import bayesian, distances, initialization, optimizers, priors, regularizers, spaces
@@ -60,8 +60,10 @@ __all__ = [
     "iDLG",
     "initialization",
     "labels",
+    "masks",
     "optimizers",
     "priors",
     "regularizers",
+    "releases",
     "spaces",
 ]

@@ -1,9 +1,11 @@
 """What a client can do about leakage (survey, section 3), by the place where it acts.
 
-``model`` holds defenses that change the model or its loss (section 3.2), ``gradients`` those that change what is shared
-(3.3). Each is a :class:`gilearn.federated.Defense`; ``observe(..., defense=(first, second))`` applies several in order.
+``data`` holds defenses that change the data (section 3.1), ``model`` those that change the model or its loss (3.2),
+``gradients`` those that change what is shared (3.3). Each is a :class:`gilearn.federated.Defense`;
+``observe(..., defense=(first, second))`` applies several in order.
 """
 
+from gilearn.defenses.data import DPBlur, DPPix
 from gilearn.defenses.gradients import (
     BatchClipping,
     ExampleClipping,
@@ -13,10 +15,13 @@ from gilearn.defenses.gradients import (
     Mask,
     Pruning,
 )
-from gilearn.defenses.model import Polarization
+from gilearn.defenses.model import Dropout, Polarization
 
 __all__ = [
     "BatchClipping",
+    "DPBlur",
+    "DPPix",
+    "Dropout",
     "ExampleClipping",
     "FakeGradients",
     "GaussianNoise",

@@ -20,6 +20,7 @@ from formulas import (
     labels,
     metrics,
     optimizers,
+    pixelization,
     regularizers,
     vertical,
 )
@@ -41,6 +42,7 @@ TABLES = [
     labels,
     metrics,
     optimizers,
+    pixelization,
     regularizers,
     vertical,
 ]
