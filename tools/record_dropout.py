@@ -88,18 +88,19 @@ def rows() -> Iterator[tuple[str, float, int, int, str, float | None]]:
         for attacker in ("told", "read", "joint"):
             yield "relu", 0.5, 1, k, attacker, None
     for k in range(10):
-        for attacker, setting in (("told", None), ("partly", None), ("joint", None), ("joint", 0.01)):
-            yield "two", 0.5, 1, k, attacker, setting
-    for batch in (2, 4):
-        for k in range(10):
-            for attacker in ("told", "joint"):
-                yield "encoder", 0.5, batch, k, attacker, None
-    for lr in (0.1, 0.03, 0.3):
-        for p in (0.5, 0.0):
-            for k in range(10):
-                yield "encoder", p, 1, k, "box", lr
+        yield "encoder", 0.5, 1, k, "box", 0.1
+        yield "encoder", 0.0, 1, k, "box", 0.1
     for k in range(10):
-        yield "two", 0.5, 1, k, "joint", 1.0
+        for attacker in ("told", "joint"):
+            yield "encoder", 0.5, 2, k, attacker, None
+    for lr in (0.03, 0.3):
+        for k in range(10):
+            yield "encoder", 0.5, 1, k, "box", lr
+    for k in range(10):
+        for attacker in ("partly", "joint"):
+            yield "two", 0.5, 1, k, attacker, None
+    for k in range(6):
+        yield "two", 0.5, 1, k, "joint", 0.01
 
 
 def plan() -> Iterator[tuple[dict[str, Any], Any]]:

@@ -49,8 +49,8 @@ def measure(task: str, name: str) -> dict[str, Any]:
 
 
 def plan() -> Iterator[tuple[dict[str, Any], Any]]:
-    for name in ("none", "dropout", "DP-Pix", "cells", "DP-Blur"):
-        for task in utility.TASKS:
+    for task in ("faces", "digits", "colour"):
+        for name in ("none", "dropout", "DP-Pix", "cells", "DP-Blur"):
             yield {"task": task, "defense": name}, functools.partial(measure, task, name)
 
 
