@@ -6,7 +6,7 @@
 """
 
 from gilearn.defenses import utility
-from gilearn.defenses.data import DPBlur, DPPix
+from gilearn.defenses.data import DPBlur, DPPix, InstaHide, MixUp, MixupInference
 from gilearn.defenses.gradients import (
     BatchClipping,
     ExampleClipping,
@@ -26,8 +26,11 @@ __all__ = [
     "ExampleClipping",
     "FakeGradients",
     "GaussianNoise",
+    "InstaHide",
     "LaplaceNoise",
     "Mask",
+    "MixUp",
+    "MixupInference",
     "Polarization",
     "Pruning",
     "utility",

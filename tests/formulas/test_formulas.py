@@ -19,9 +19,11 @@ from formulas import (
     label_factors,
     labels,
     metrics,
+    mixing,
     optimizers,
     pixelization,
     regularizers,
+    unmixing,
     vertical,
 )
 from formulas.rows import assert_same
@@ -41,9 +43,11 @@ TABLES = [
     label_factors,
     labels,
     metrics,
+    mixing,
     optimizers,
     pixelization,
     regularizers,
+    unmixing,
     vertical,
 ]
 
