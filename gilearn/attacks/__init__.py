@@ -5,7 +5,7 @@ The rows of the survey's Table 1 stand here under the survey's names, ready to c
 2.2), ``labels`` the rules that read labels off a gradient, ``unmixing`` what takes mixed data apart.
 """
 
-from gilearn.attacks import instahide, labels, unmixing
+from gilearn.attacks import instahide, labels, masks, releases, unmixing
 from gilearn.attacks.base import Attack, Reconstruction
 from gilearn.attacks.disaggregation import Disaggregated, Disaggregation, GradDisagg
 from gilearn.attacks.iteration import bayesian, distances, initialization, optimizers, priors, regularizers, spaces
@@ -61,9 +61,11 @@ __all__ = [
     "initialization",
     "instahide",
     "labels",
+    "masks",
     "optimizers",
     "priors",
     "regularizers",
+    "releases",
     "spaces",
     "unmixing",
 ]

@@ -6,7 +6,7 @@
 """
 
 from gilearn.defenses import utility
-from gilearn.defenses.data import InstaHide, MixUp, MixupInference
+from gilearn.defenses.data import DPBlur, DPPix, InstaHide, MixUp, MixupInference
 from gilearn.defenses.gradients import (
     BatchClipping,
     ExampleClipping,
@@ -16,10 +16,13 @@ from gilearn.defenses.gradients import (
     Mask,
     Pruning,
 )
-from gilearn.defenses.model import Polarization
+from gilearn.defenses.model import Dropout, Polarization
 
 __all__ = [
     "BatchClipping",
+    "DPBlur",
+    "DPPix",
+    "Dropout",
     "ExampleClipping",
     "FakeGradients",
     "GaussianNoise",
