@@ -13,7 +13,7 @@ from gilearn.defenses.gradients import (
     Mask,
     Pruning,
 )
-from gilearn.defenses.model import Polarization
+from gilearn.defenses.model import Polarization, Reshuffling
 
 __all__ = [
     "BatchClipping",
@@ -24,4 +24,5 @@ __all__ = [
     "Mask",
     "Polarization",
     "Pruning",
+    "Reshuffling",
 ]
