@@ -1,9 +1,11 @@
 """What a client can do about leakage (survey, section 3), by the place where it acts.
 
 ``model`` holds defenses that change the model or its loss (section 3.2), ``gradients`` those that change what is shared
-(3.3). Each is a :class:`gilearn.federated.Defense`; ``observe(..., defense=(first, second))`` applies several in order.
+(3.3); ``utility`` measures what they cost in accuracy. Each is a :class:`gilearn.federated.Defense`;
+``observe(..., defense=(first, second))`` applies several in order.
 """
 
+from gilearn.defenses import utility
 from gilearn.defenses.gradients import (
     BatchClipping,
     ExampleClipping,
@@ -25,4 +27,5 @@ __all__ = [
     "Polarization",
     "Pruning",
     "Reshuffling",
+    "utility",
 ]

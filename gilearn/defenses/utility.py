@@ -1,0 +1,197 @@
+"""What a defense costs in accuracy: the same federated training with it and without it, at the same budget."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from gilearn import data, models
+from gilearn.federated import Defense, LocalSteps, fedavg
+from gilearn.values import Value
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Value):
+    """A classification that clients train together: data, model and budget.
+
+    The data are dealt anew for every seed: the first ``clients * examples`` to the clients, of the others one half is
+    for validation, the other for the test.
+
+    Args:
+        load: Returns inputs (n, ...) and labels (n,) for a fold.
+        build: Returns the model for a seed.
+        examples: Of every client.
+        clients: How many, all of them in every round.
+        rounds: How many.
+        local: A client's steps in a round.
+
+    Raises:
+        ValueError: A number is not positive.
+
+    Chapter: how-to-judge.
+    """
+
+    load: Callable[[int], tuple[Tensor, Tensor]]
+    build: Callable[[int], nn.Module]
+    examples: int
+    clients: int = 4
+    rounds: int = 30
+    local: LocalSteps
+
+    def __post_init__(self) -> None:
+        for name in ("examples", "clients", "rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, wanted at least 1")
+
+    @property
+    def steps(self) -> int:
+        """The budget: gradient steps of each client."""
+        return self.rounds * self.local.steps
+
+    def spent(self, local: LocalSteps) -> Training:
+        """Return the training that spends the same budget with other local steps, in more rounds or fewer.
+
+        Raises:
+            ValueError: The budget is no multiple of them.
+        """
+        if self.steps % local.steps:
+            raise ValueError(f"local: got {local.steps} steps a round, wanted a divisor of the budget, {self.steps}")
+        return self.replace(local=local, rounds=self.steps // local.steps)
+
+
+def _tiles(fold: int) -> tuple[Tensor, Tensor]:
+    """Return the photographs cut into tiles of 16x16 pixels, 64 each, none overlapping another: which one is it?"""
+    photos, labels = data.photos(128, fold=fold)
+    tiles = photos.unfold(2, 16, 16).unfold(3, 16, 16).permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, 16, 16)
+    return tiles, labels.repeat_interleave(64)
+
+
+TASKS: dict[str, Training] = {
+    "digits": Training(
+        load=lambda fold: data.digits(fold=fold),
+        build=lambda seed: models.mlp(64, (64,), activation="relu", seed=seed),
+        examples=300,
+        local=LocalSteps(steps=10, lr=0.3, batch_size=30),
+    ),
+    "faces": Training(
+        load=lambda fold: data.faces(size=16, negatives=True, fold=fold),
+        build=lambda seed: models.convnet(1, 2, size=16, widths=(16, 16), strides=(2, 2), seed=seed),
+        examples=30,
+        local=LocalSteps(steps=5, lr=0.1, batch_size=6),
+    ),
+    "colour": Training(
+        load=_tiles,
+        build=lambda seed: models.convnet(3, 10, size=16, widths=(16, 32), strides=(2, 2), seed=seed),
+        examples=100,
+        local=LocalSteps(steps=10, lr=0.1, batch_size=10),
+    ),
+}
+"""Digits (10 classes, 8x8 gray), faces or none (16x16 gray), and ten photographs by their tiles (16x16, colour): each
+for four clients and 30 rounds."""
+
+
+def measure(
+    task: Training,
+    *,
+    defense: Defense | Sequence[Defense] | None = None,
+    seeds: Sequence[int] = range(5),
+    fold: int = 0,
+    predict: Callable[[nn.Module, Tensor], Tensor] | None = None,
+    validation: bool = False,
+) -> pd.DataFrame:
+    """Train with a defense, once for every seed, and measure the accuracy on examples that no client had.
+
+    Deal, initialization and what the defense draws follow from the seed: two calls with the same seeds make pairs.
+
+    Args:
+        task: The training, from :data:`TASKS` or your own; a model of your own by ``task.replace(build=...)``, other
+            local steps by ``task.spent(...)``, another learning rate by ``task.replace(local=...)`` or :func:`tuned`.
+        defense: What every client does about leakage; ``None`` for nothing.
+        seeds: One training each.
+        fold: The data's.
+        predict: Returns class scores (n, classes) of a model for inputs; by default the model does. For a defense that
+            acts where a model is used.
+        validation: Measure on the validation half, and not on the test's.
+
+    Returns:
+        A frame with a row a seed: ``seed``; ``accuracy`` in [0, 1], missing if a client's gradient ceased to be finite;
+        ``seconds`` of processor time; ``megabytes`` that one client uploaded.
+
+    Raises:
+        ValueError: There are no seeds, or no examples left to test.
+
+    Chapter: how-to-judge. Source: survey, section 3; huang2021 for privacy beside accuracy.
+    """
+    import pandas as pd
+
+    if not list(seeds):
+        raise ValueError("seeds: got none, wanted at least one")
+    inputs, labels = task.load(fold)
+    held = task.clients * task.examples
+    if len(inputs) < held + 2:
+        raise ValueError(f"examples: got {held} for {len(inputs)} examples in all, wanted at least 2 left to test")
+    rows = []
+    for seed in seeds:
+        order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
+        x, y = inputs[order], labels[order]
+        clients = list(zip(x[:held].chunk(task.clients), y[:held].chunk(task.clients), strict=True))
+        middle = held + (len(x) - held) // 2
+        chosen = slice(held, middle) if validation else slice(middle, None)
+        start = time.process_time()
+        model, megabytes = _trained(task, clients, defense, seed)
+        row: dict[str, Any] = {"seed": seed, "accuracy": None}
+        seconds = time.process_time() - start
+        if model is not None:
+            with torch.no_grad():
+                scores = (predict or (lambda net, given: net(given)))(model, x[chosen])
+            row["accuracy"] = float((scores.argmax(1) == y[chosen]).double().mean())
+        rows.append(row | {"seconds": seconds, "megabytes": megabytes})
+    return pd.DataFrame(rows).astype({"accuracy": float})
+
+
+def tuned(
+    task: Training, *, rates: Sequence[float] = (0.03, 0.1, 0.3, 1.0), seeds: Sequence[int] = (5, 6), **options: Any
+) -> Training:
+    """Return the training at the learning rate that does best on the validation examples of other seeds.
+
+    Args:
+        task: The training.
+        rates: To choose from; a rate at which a gradient ceases to be finite counts as accuracy 0.
+        seeds: Not those that are measured afterwards.
+        options: Of :func:`measure`; the defense is the one that the rate is tuned for.
+
+    Chapter: how-to-judge.
+    """
+
+    def at(rate: float) -> Training:
+        return task.replace(local=LocalSteps(steps=task.local.steps, lr=rate, batch_size=task.local.batch_size))
+
+    def score(rate: float) -> float:
+        found = measure(at(rate), seeds=seeds, validation=True, **options)
+        return float(found["accuracy"].fillna(0).mean())
+
+    return at(max(rates, key=score))
+
+
+def _trained(
+    task: Training, clients: list[tuple[Tensor, Tensor]], defense: Any, seed: int
+) -> tuple[nn.Module | None, float]:
+    """Return the global model after the last round, ready to predict, and the megabytes that a client uploaded."""
+    model, uploaded = task.build(seed).train(), 0
+    try:
+        for ran in fedavg(model, clients, task.local, num_rounds=task.rounds, defense=defense, seed=seed):
+            model = ran.after
+            uploaded += sum(t.numel() * t.element_size() for t in ran.observations[0].shared if t is not None)
+    except ValueError as error:
+        if "finite" not in str(error):
+            raise
+        return None, uploaded / 1e6
+    return model.eval(), uploaded / 1e6
