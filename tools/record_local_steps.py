@@ -25,7 +25,7 @@ from tools.recording import known, resume
 COMMAND = "python -m tools.record_local_steps"
 CASES = range(24)
 SEARCH = attacks.iDLG.replace(labels=labels.Declared(), iterations=6, restarts=1)
-BUDGETS = {"digits": (50, 10, 2), "faces": (30, 5, 1), "colour": (50, 10)}
+BUDGETS = {"digits": (50, 10), "faces": (30, 5), "colour": (50, 10)}
 
 Plan = Iterator[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]
 
@@ -101,11 +101,9 @@ def utilities() -> Plan:
 def plan() -> Plan:
     yield from sweep(("one gradient",), [(k, 1e-3) for k in (1, 2, 5, 10)] + [(10, 1e-2)], CASES)
     yield from order(("one gradient", "midpoint", "order known", "same order", "order searched"), 0.1, 4, CASES)
-    yield from utilities()
     yield from sweep(("one gradient",), [(2, 5e-3), (20, 5e-4)], CASES)
     yield from sweep(("unrolled",), [(5, 1e-2), (10, 1e-2)], range(10))
-    yield from sweep(("midpoint",), [(10, 1e-3)], CASES)
-    yield from order(("order searched",), 0.1, 8, range(10))
+    yield from utilities()
 
 
 if __name__ == "__main__":
