@@ -26,7 +26,7 @@ COMMAND = "python -m tools.record_network_size"
 SEARCH = attacks.iDLG.replace(labels=labels.Declared(), restarts=1)
 GRAY = SEARCH.replace(iterations=30, initialization=initialization.Constant(value=0.5))
 RATES = (0.03, 0.1, 0.3)
-WIDTHS = {"digits": (1, 2, 4, 8, 16), "faces": (1, 2, 4, 8, 16), "colour": (1, 4, 16)}
+WIDTHS = {"digits": (1, 2, 4), "faces": (1, 16), "colour": (1, 16)}
 SHAPES = {"digits": (1, 10, 8), "faces": (1, 2, 16), "colour": (3, 10, 16)}
 
 Plan = Iterator[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]
@@ -118,15 +118,15 @@ def plan() -> Plan:
     for width in (1, 2, 4, 8):
         for case in range(12):
             yield {"part": "size", "channels": width, "case": case}, partial(sized, width, case)
+    yield from depths()
+    for size in (2, 4, 8):
+        for case in range(10):
+            yield {"part": "batch", "size": size, "case": case}, partial(batched, size, case)
     for task, widths in WIDTHS.items():
         for width in widths:
             for seed in range(5):
                 key = {"part": "utility", "task": task, "width": width, "seed": seed}
                 yield key, partial(trained, task, width, seed)
-    yield from depths()
-    for size in (2, 4, 8):
-        for case in range(10):
-            yield {"part": "batch", "size": size, "case": case}, partial(batched, size, case)
 
 
 if __name__ == "__main__":

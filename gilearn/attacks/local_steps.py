@@ -71,7 +71,8 @@ class UnknownOrder(Attack):
     as a whole: which example has which does not matter, since the order is free.
 
     Args:
-        search: Finds the inputs, under an order or without one.
+        search: Finds the inputs, under an order or without one. Its ``explained`` has to be small: a wrong order of
+            similar examples can leave less than a thousandth of an update.
         bounds: Least and largest value of an input, to which inputs are clipped before orders are compared; ``None``:
             not at all.
         turns: How often at most inputs are searched under an order from one start, from 1.
@@ -83,7 +84,7 @@ class UnknownOrder(Attack):
     Chapter: local-steps. Source: dimitrov2022 for the threat model; they search the inputs of every epoch apart.
     """
 
-    search: GradientMatching = iDLG.replace(labels=Declared(), iterations=10, restarts=1)
+    search: GradientMatching = iDLG.replace(labels=Declared(), iterations=10, restarts=1, explained=1e-5)
     bounds: Bounds | None = (0.0, 1.0)
     turns: int = 4
     starts: int = 6
