@@ -104,7 +104,7 @@ def plan() -> Plan:
     yield from sweep(("unrolled",), [(5, 1e-2), (10, 1e-2)], range(6))
     yield from sweep(("one gradient",), [(2, 5e-3), (20, 5e-4)], CASES)
     yield from utilities()
-    yield from order(("order searched",), 0.1, 4, CASES)
+    yield from order(("order searched",), 0.1, 4, range(8))
 
 
 if __name__ == "__main__":
