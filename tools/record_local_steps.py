@@ -101,10 +101,10 @@ def utilities() -> Plan:
 def plan() -> Plan:
     yield from sweep(("one gradient",), [(k, 1e-3) for k in (1, 2, 5, 10)] + [(10, 1e-2)], CASES)
     yield from order(("one gradient", "midpoint", "order known", "same order"), 0.1, 4, CASES)
-    yield from sweep(("unrolled",), [(5, 1e-2), (10, 1e-2)], range(6))
+    yield from sweep(("unrolled",), [(5, 1e-2), (10, 1e-2)], range(10))
     yield from sweep(("one gradient",), [(2, 5e-3), (20, 5e-4)], CASES)
     yield from utilities()
-    yield from order(("order searched",), 0.1, 4, range(8))
+    yield from order(("order searched",), 0.1, 4, CASES)
 
 
 if __name__ == "__main__":
