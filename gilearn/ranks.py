@@ -7,7 +7,7 @@ Unlike an attack, these functions look at the private input; unlike an attack, t
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import torch
@@ -136,6 +136,55 @@ def rank_report(
         }
         virtual = max(0, outputs - unknowns)
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("layer")
+
+
+def compare_architectures(
+    models: Mapping[str, nn.Module], input_shape: Sequence[int], *, loss: str | None = None, seed: int = 0
+) -> pd.DataFrame:
+    """Rank architectures by what their gradients hide of one example: the survey's rank analysis, as a choice.
+
+    Two counts stand side by side. The rank of the whole gradient's Jacobian, at a random input, bounds every attack
+    without prior knowledge. The layers' deficiencies are what stops a recursion, which looks at one layer at a time; a
+    search, or a recursion that joins layers, may get past them.
+
+    Args:
+        models: Networks by name.
+        input_shape: Shape of one example.
+        loss: A key of :data:`gilearn.federated.LOSSES`; ``None``: ``"logistic"`` for one logit, else
+            ``"cross_entropy"``.
+        seed: Seeds the random input, in [0, 1).
+
+    Returns:
+        One row per network, the one that hides most first: ``parameters``, ``unknowns`` (values of an example),
+        ``rank`` (of the Jacobian), ``hidden`` (unknowns less rank), ``deficiency`` (summed over the layers) and
+        ``deficient`` (layers that have one).
+
+    Raises:
+        ValueError: There are no networks, or as in :func:`rank_report`.
+
+    Chapter: network-size. Source: survey, section 3.2; zhu2021, geiping2020.
+    """
+    if not models:
+        raise ValueError("models: got none, wanted at least one network")
+    x = torch.rand(1, *input_shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    rows = {}
+    for name, model in models.items():
+        report = rank_report(model, input_shape, seed=seed)
+        one_logit = check_model_takes(model, tuple(input_shape), None)[-1] == 1
+        values = gradient_spectrum(
+            model, x, torch.zeros(1, dtype=torch.long), loss=loss or ("logistic" if one_logit else "cross_entropy")
+        )
+        rank = int((values > 1e-7 * values[0]).sum())
+        rows[name] = {
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "unknowns": x.numel(),
+            "rank": rank,
+            "hidden": x.numel() - rank,
+            "deficiency": int(report["deficiency"].sum()),
+            "deficient": int((report["deficiency"] > 0).sum()),
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("network")
+    return table.sort_values(["hidden", "deficiency"], ascending=False, kind="stable")
 
 
 def _gram(model: nn.Module, x: Tensor, y: Tensor, loss: str, chunk: int) -> Tensor:

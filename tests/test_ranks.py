@@ -105,3 +105,29 @@ def test_the_rank_report_takes_any_network():
         ranks.rank_report(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(64)), (1, 8, 8))
     with pytest.raises(ValueError, match="input_shape"):
         ranks.rank_report(models.lenet(), (1, 32, 32))
+
+
+def test_architectures_by_what_they_hide():
+    """The four networks whose Jacobians have rank 22, 46, 64 and 64, and a perceptron, which hides nothing."""
+    nets = {
+        f"{width} channels": models.convnet(
+            1, 4, size=8, widths=(width, width), strides=(2, 2), activation="sigmoid", seed=width
+        )
+        for width in (8, 1, 4, 2)
+    }
+    table = ranks.compare_architectures(nets | {"perceptron": models.mlp(64, (1,), 4)}, (1, 8, 8))
+    assert list(table.index[:2]) == ["1 channels", "2 channels"]
+    assert table.loc["1 channels"].tolist() == [40, 64, 22, 42, 44, 2]
+    assert table.loc["2 channels"].tolist() == [94, 64, 46, 18, 18, 1]
+    assert table.loc["4 channels"].tolist() == [256, 64, 64, 0, 0, 0]
+    assert table.loc["8 channels"].tolist() == [796, 64, 64, 0, 0, 0]
+    assert table.loc["perceptron", ["rank", "deficiency"]].tolist() == [64, 0]
+    assert bool((table["rank"] <= table[["parameters", "unknowns"]].min(axis=1)).all())
+
+
+def test_an_architecture_with_one_logit_has_the_logistic_loss():
+    """With a softmax over one class there would be no gradient at all."""
+    table = ranks.compare_architectures({"one": models.convnet(1, 1, size=8, widths=(8,), strides=(1,))}, (1, 8, 8))
+    assert table.loc["one", "rank"] == 64
+    with pytest.raises(ValueError, match="models: got none"):
+        ranks.compare_architectures({}, (1, 8, 8))

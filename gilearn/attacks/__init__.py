@@ -14,6 +14,7 @@ from gilearn.attacks.iteration.matching import GradientMatching
 from gilearn.attacks.iteration.presets import CPL, DLG, SAPAG, Bayesian, GradAttack, GradInversion, InvGrad, iDLG
 from gilearn.attacks.iteration.vertical import CAFE, Vertical
 from gilearn.attacks.labels import Joint
+from gilearn.attacks.local_steps import UnknownOrder, surrogate
 from gilearn.attacks.recursion import (
     COPA,
     PPDL_AHE,
@@ -54,6 +55,7 @@ __all__ = [
     "Reconstruction",
     "Recursion",
     "RecursionWarning",
+    "UnknownOrder",
     "Vertical",
     "bayesian",
     "distances",
@@ -67,5 +69,6 @@ __all__ = [
     "regularizers",
     "releases",
     "spaces",
+    "surrogate",
     "unmixing",
 ]

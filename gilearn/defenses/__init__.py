@@ -16,7 +16,7 @@ from gilearn.defenses.gradients import (
     Mask,
     Pruning,
 )
-from gilearn.defenses.model import Dropout, Polarization
+from gilearn.defenses.model import Dropout, Polarization, Reshuffling
 
 __all__ = [
     "BatchClipping",
@@ -33,5 +33,6 @@ __all__ = [
     "MixupInference",
     "Polarization",
     "Pruning",
+    "Reshuffling",
     "utility",
 ]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gilearn.federated import Client, Defense
+from gilearn.federated import Client, Defense, Observation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,3 +207,36 @@ def codes(defense: Polarization, classes: int) -> Tensor:
     """Return the secret code of every class, signs (classes, codes)."""
     generator = torch.Generator().manual_seed(defense.seed + 1)
     return torch.randint(0, 2, (classes, defense.codes), generator=generator).mul(2).sub(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reshuffling(Defense):
+    """Visit the client's data in a new order in every epoch of its local steps, which the server is not told.
+
+    Give the client a schedule of as many epochs: ``LocalSteps(steps=epochs * len(x) // b, lr=..., batch_size=b)``.
+
+    Args:
+        epochs: How many orders are drawn, from 1.
+
+    Raises:
+        ValueError: The number is out of range.
+
+    Chapter: local-steps. Source: dimitrov2022, for what the server does not know.
+    """
+
+    epochs: int
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs: got {self.epochs}, wanted at least 1")
+
+    def data(self, inputs: Tensor, targets: Tensor, client: Client) -> tuple[Tensor, Tensor]:
+        """Return every epoch's rows in its order, one epoch after the other; an imagined client's are in their own."""
+        places = inputs.new_zeros(len(inputs), dtype=torch.float64)
+        orders = [client.draw(places, "uniform").argsort(stable=True) for _ in range(self.epochs)]
+        rows = torch.cat(orders)
+        return inputs[rows], targets[rows]
+
+    def public(self, seen: Observation) -> Defense:
+        """Return itself: that the data are reshuffled is public, how they were is not."""
+        return self

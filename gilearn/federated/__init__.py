@@ -13,7 +13,7 @@ secure aggregation; ``explicit`` makes dropout masks and tokens arguments; ``che
 from gilearn.federated.aggregate import Aggregate, Several
 from gilearn.federated.analytics import ROUNDS_KNOWLEDGE, AggregatedRounds
 from gilearn.federated.client import observe
-from gilearn.federated.defense import Client, Composition, Defense, Gradients
+from gilearn.federated.defense import Client, Composition, Defense, Gradients, Visits
 from gilearn.federated.observation import KNOWLEDGE, Observation
 from gilearn.federated.protocol import Observed
 from gilearn.federated.rounds import Round, fedavg
@@ -35,6 +35,7 @@ __all__ = [
     "Observed",
     "Round",
     "Several",
+    "Visits",
     "client_gradient",
     "client_update",
     "fedavg",

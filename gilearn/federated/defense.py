@@ -211,6 +211,41 @@ class Composition(Defense):
             yield part, replace(client, memory=client.memory.setdefault(k, {}))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Visits(Defense):
+    """Train on these rows of the data, one after the other: an order of several epochs, or part of one.
+
+    Local steps take the next rows of it. As an attacker's knowledge it is the order that the attacker was told, or
+    supposes: ``seen.replace(knowledge={**seen.knowledge, "defense": Visits(rows=...)})``.
+
+    Args:
+        rows: Rows of the data, from 0; each may come several times.
+
+    Raises:
+        ValueError: There are none, or one is negative. When applied: there is no such row.
+
+    Chapter: local-steps.
+    """
+
+    rows: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", tuple(int(row) for row in self.rows))
+        if not self.rows or min(self.rows) < 0:
+            raise ValueError(f"rows: got {self.rows}, wanted at least one, from 0")
+
+    def data(self, inputs: Tensor, targets: Tensor, client: Client) -> tuple[Tensor, Tensor]:
+        """Return the rows, in this order."""
+        if not max(self.rows) < len(inputs):
+            raise ValueError(f"rows: got row {max(self.rows)}, wanted one of {len(inputs)} examples, from 0")
+        rows = list(self.rows)
+        return inputs[rows], targets[rows]
+
+    def public(self, seen: Observation) -> Defense:
+        """Return itself: who declares the defense hands the order out."""
+        return self
+
+
 def as_defense(defense: Defense | Iterable[Defense] | None) -> Defense:
     """Return one defense: nothing for ``None``, a :class:`Composition` for several.
 

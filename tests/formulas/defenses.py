@@ -22,6 +22,7 @@ from gilearn.defenses import (
     Mask,
     Polarization,
     Pruning,
+    Reshuffling,
 )
 from gilearn.defenses.model import codes
 from gilearn.federated import Client
@@ -127,6 +128,26 @@ def faked(gradients, seed, *, std, candidates):
         fake = [nearest[ranks[k]] for k in range(len(values))]
         fakes.append(torch.tensor(fake, dtype=torch.float64).view(gradient.shape))
     return fakes
+
+
+def reshuffled(defense, x, y, seed):
+    inputs, targets = defense.data(x, y, client(seed))
+    return [inputs, targets]
+
+
+def by_the_draws(x, y, seed, *, epochs):
+    """Return the examples, epoch by epoch, in the order of one draw each."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for _ in range(epochs):
+        draws = entries(rand(len(x), generator=generator))
+        rows += sorted(range(len(x)), key=draws.__getitem__)
+    return [torch.stack([x[row] for row in rows]), torch.stack([y[row] for row in rows])]
+
+
+def some_data(number, generator):
+    x, y = randn(number, 2, 3, generator=generator), torch.randint(CLASSES, (number,), generator=generator)
+    return x, y, int(torch.randint(99, (), generator=generator))
 
 
 def draw(shapes, generator, *, missing=()):
@@ -287,6 +308,11 @@ ROWS = [
             (Pruning(share=0.6), partial(left_of_others, share=0.6, together=False)),
         ],
     ),
+    *rows(
+        reshuffled,
+        [partial(some_data, 5), partial(some_data, 1)],
+        [(Reshuffling(epochs=epochs), partial(by_the_draws, epochs=epochs)) for epochs in (1, 3)],
+    ),
     *rows(polarized, BATCHES, [(value, partial(polarized_loss, value, value.head)) for value in SETTINGS]),
     *rows(dropping, BATCHES, [(Dropout(p=p), partial(dropped_loss, p=p)) for p in (0.0, 0.3, 0.5, 0.9)]),
     *rows(in_single, BATCHES, [(SETTINGS[1], partial(polarized_loss, SETTINGS[1], PRIVATE[0]))], rtol=1e-5),
@@ -318,6 +344,7 @@ REFUSALS = [
     (lambda: Dropout(p=1.0), "^p: got 1.0, wanted 0 to below 1"),
     (lambda: Dropout(p=-0.1), "^p: got -0.1, wanted 0 to below 1"),
     (lambda: Dropout(p=0.5).insert(nn.Flatten()), "^model: got a Flatten without an nn.Linear, wanted one"),
+    (lambda: Reshuffling(epochs=0), "^epochs: got 0, wanted at least 1"),
     (lambda: Polarization(split=0), "^split: got 0, wanted at least 1"),
     (lambda: Polarization(split=1, codes=0), "^codes: got 0, wanted at least 1"),
     (lambda: Polarization(split=1, share=1.5), "^share: got 1.5, wanted 0 to 1"),
