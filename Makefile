@@ -14,10 +14,10 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -p tools.slowest -n $(JOBS) --durations=10
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-package test-notebooks test-site test-lab lab notebooks replicate figures bench mutants lint lock clean
+.PHONY: help book test test-package test-notebooks test-site test-lab lab notebooks replicate table-1 figures bench mutants lint lock clean
 
 help: ## List what there is to make
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 book: $(INSTALLED) ## Build the site in _build/html and print its path
 	@$(BIN)/python tools/site.py
@@ -49,6 +49,9 @@ notebooks: $(INSTALLED) ## Execute the notebooks whose text, package or lock fil
 FOLDS ?= 1 2 3
 replicate: $(INSTALLED) ## Execute the book on other data (FOLDS="1 2 3"), or in other arithmetic (ARITHMETIC=1)
 	$(BIN)/python tools/replicate.py --jobs $(JOBS) --record $(if $(ARITHMETIC),--arithmetic,--folds $(FOLDS))
+
+table-1: $(INSTALLED) ## Run the fifteen attacks of the survey's Table 1, and record what comes out
+	$(ONE_THREAD) $(BIN)/python -m tools.record_table_1
 
 figures: $(INSTALLED) ## Write figures and their numbers to _build/figures (NAME=fig:two-branches: that one)
 	$(ONE_THREAD) $(BIN)/python tools/figures.py $(NAME)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gilearn import data
+from gilearn.federated.checks import check_name
 from gilearn.models import _check_positive, _seeded
 
 PICTURES: Mapping[str, Callable[[], tuple[Tensor, Tensor]]] = MappingProxyType(
@@ -77,7 +78,7 @@ def trained(name: str) -> nn.Sequential:
 
     Chapter: generative-priors. Source of the weights: ``data/weights/index.json``, with checksum and command.
     """
-    _check_name(name, TRAINED)
+    check_name("name", name, TRAINED)
     path = Path(__file__).resolve().parents[1] / "data" / "weights" / f"generator-{name}.pt"
     if not path.is_file():
         raise FileNotFoundError(f"name: no weights of a generator of {name!r}; they are in data/weights")
@@ -169,13 +170,8 @@ def nearest(
 
 
 def _split(name: str) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    _check_name(name, PICTURES)
+    check_name("name", name, PICTURES)
     pictures, labels = PICTURES[name]()
     order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))
     known, others = order.tensor_split([int(0.75 * len(order))])
     return (pictures[known], labels[known]), (pictures[others], labels[others])
-
-
-def _check_name(name: str, known: Mapping[str, object]) -> None:
-    if name not in known:
-        raise ValueError(f"name: got {name!r}, wanted one of {', '.join(known)}")

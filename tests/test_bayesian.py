@@ -77,6 +77,25 @@ def test_the_maximum_is_one(defense, likelihood):
     assert result.history[0] > result.history[-1]
 
 
+@pytest.mark.parametrize("defense", [defenses.GaussianNoise(std=0.05), defenses.LaplaceNoise(scale=0.05)])
+def test_the_gap_bounds_what_is_left_of_a_search_that_stopped_early(defense):
+    """A duality gap is a bound wherever one stops; after one step it covers what forty would still gain."""
+    seen, prior = tiny(defense)
+    early, late = (bayesian.MAP(prior=prior, steps=steps)(seen).details for steps in (1, 40))
+    assert early["gap"] > 0.9 * (early["objective"] - late["objective"]) > 1e-6
+
+
+@pytest.mark.parametrize("likelihood", [bayesian.Normal(std=0.3), bayesian.Laplace(scale=0.3)])
+def test_the_conjugate_bounds_the_loss_from_below(likelihood):
+    """Fenchel and Young: s r - conjugate(s) is at most the loss of r, whatever the residuals that s comes from."""
+    r, other = torch.randn(2, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for residuals, floor in ((other, 0.1), (10 * other, 1e-3), (r, 1e-6)):
+        s = likelihood.weights(residuals, floor) * residuals
+        least = float(s @ r - likelihood.conjugate(s))
+        assert least <= float(likelihood.loss(r)) + 1e-9
+    assert abs(least - float(likelihood.loss(r))) < 1e-3
+
+
 @pytest.mark.parametrize("noise", ["Gaussian", "Laplace", "pruned"])
 def test_the_matched_likelihood_wins_at_equal_optimality(pictures, prior, noise):
     """Two pictures here; twenty-four, with weights tuned for every side, are in the record below."""

@@ -35,7 +35,7 @@ def off(found, true):
     ("clients", "rounds", "share", "seed"), [(10, 40, 0.5, 1), (20, 80, 0.5, 0), (20, 60, 0.2, 0), (20, 60, 0.2, 1)]
 )
 def test_exact_sums(clients, rounds, share, seed):
-    """Hamming distance 0, gradients to rounding; the last case made HiGHS claim that there is no solution."""
+    """Hamming distance 0, gradients to rounding."""
     who, gradients, sums = draw(clients, rounds, share, seed)
     found, misfit, groups = participation(sums, counted(who), 10)
     assert np.abs(found - who).sum() == 0

@@ -200,6 +200,18 @@ def test_playground_of_the_iteration():
         play(distance="l9")
 
 
+def test_playground_of_the_assumptions():
+    play = notebook.playgrounds.assumptions
+    exact, running, none = (decibels(play(statistics=source, iterations=40)) for source in ("exact", "running", "none"))
+    assert exact > running
+    assert exact > none + 3, "the private statistics are the difference, in training mode"
+    assert titles(play(png(), mode="inference", iterations=2))
+    with pytest.raises(ValueError, match="statistics: got 'own', wanted one of exact, running, none"):
+        play(statistics="own")
+    with pytest.raises(ValueError, match="mode: got 'eval', wanted one of training, inference"):
+        play(mode="eval")
+
+
 @pytest.mark.parametrize(("picture", "iterations"), [("face", 20), ("digit", 5), ("retina", 2)])
 def test_playground_of_deep_leakage(picture, iterations):
     figure = notebook.playgrounds.deep_leakage(picture, iterations=iterations)

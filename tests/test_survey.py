@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gilearn import survey
+from gilearn import data, survey
+from tools.record_table_1 import SETTINGS, preset
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS = set(re.findall(r"^@\w+\{([^,]+),", (ROOT / "book" / "references.bib").read_text(), re.MULTILINE))
@@ -81,6 +82,50 @@ def test_data_frames():
     table = survey.table_2()
     assert set(table["perspective"]) == {"data", "model", "gradients"}
     assert len(table) == 26
+
+
+@pytest.mark.parametrize("row", survey.TABLE_1, ids=lambda row: row.name)
+def test_every_attack_of_table_1_has_implementation_chapter_and_number(row):
+    assert row.implementation
+    assert (ROOT / "book" / f"{row.chapter}.md").is_file()
+    result = survey.table_1(results=True).loc[row.name]
+    assert result.cases >= 10
+    assert result.low <= result.psnr <= result.high
+    assert result.seconds > 0
+    assert result.ours_network
+    assert result.told
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: f"{setting.row}, {setting.part}")
+def test_the_record_of_table_1_is_of_today_s_presets(setting):
+    """A changed preset makes the record stale: ``make table-1`` measures the row again."""
+    recorded = survey.measured().set_index(["row", "part"])
+    assert recorded.index.is_unique
+    assert len(recorded) == len(SETTINGS)
+    row = recorded.loc[setting.row, setting.part]
+    assert row.preset == preset(setting.row)
+    assert row.ran == repr(setting.attack)
+    assert (row.told, row.batch, row["mode"]) == (setting.told, setting.batch, setting.mode)
+
+
+def test_the_survey_s_mark_t_has_two_training_states():
+    states = survey.measured().groupby("row").part.agg(set)
+    for row in survey.TABLE_1:
+        assert ("trained" in states[row.name]) == row.compares_states
+
+
+def test_results_that_are_not_of_this_table(monkeypatch):
+    rows = data.recorded("table-1")["result"]
+    monkeypatch.setattr(data, "recorded", lambda name: {"result": [row for row in rows if row["row"] != "DLG"]})
+    with pytest.raises(ValueError, match="results: the record and Table 1 differ in DLG; make table-1 records them"):
+        survey.table_1(results=True)
+
+
+def test_results_need_the_repository(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "__file__", str(tmp_path / "gilearn" / "data.py"))
+    with pytest.raises(FileNotFoundError, match="no record 'table-1'; records are in data/recorded of the repository"):
+        survey.table_1(results=True)
+    assert len(survey.table_1()) == 15
 
 
 def test_unknown_row():

@@ -12,6 +12,7 @@ from gilearn import attacks, data, defenses, federated, metrics, models
 from gilearn.attacks import CAFE, GradientMatching, RankWarning, initialization, labels, optimizers, spaces
 from gilearn.attacks.iteration.vertical import Inner, InnerFeatures, LinearSteps, PoolLabels, inner_layers
 from gilearn.federated import LocalSteps, Several, vertical_rounds
+from gilearn.notebook import playgrounds
 
 
 def victim(seed=0):
@@ -248,6 +249,19 @@ def test_the_pool_is_recovered_and_not_without_the_features(pool):
     assert metrics.psnr(blind.inputs, x) < float(decibels.mean()) - 6
     assert [one.rank for one in whole.details["inner"]] == [12] * 4
     assert blind.details["inner"] == ()
+
+
+def test_the_playground():
+    """Two rows of pictures; without enough rounds it says nothing and draws what it finds."""
+    assert len(playgrounds.vertical(pool=3, batch=2, rounds=2).axes) == 6
+    assert len(playgrounds.vertical(pool=2, batch=1, rounds=4, features=False).axes) == 4
+    for wrong, message in (
+        ({"pool": 0}, "pool: got 0, wanted at least 1"),
+        ({"batch": 13}, "batch_size: got 13, wanted 1 to the number of examples, 12"),
+        ({"rounds": 0}, "num_rounds: got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            playgrounds.vertical(**wrong)
 
 
 def test_a_search_of_parts_returns_the_last_iterate(pool):

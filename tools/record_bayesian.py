@@ -4,9 +4,9 @@
 
 A case is a digit, an untrained MLP with sigmoids (64, 32, 10) and a draw of the noise, with a seed of its own; the
 label is declared. ``MAP`` solves from the middle gray, and a second time from the private digit itself, which shows
-whether the first has reached the same minimum. The factor of the prior is the best of five (of three or four for the
-controls) on other cases, which are recorded as well. Fifteen minutes on one core. What the file holds is kept; remove
-it to measure all again.
+whether the first has reached the same minimum. The factor of the prior is the best of five (of four for the priors, of
+six or eight for who overlooks mask or clipping) on other cases, which are recorded as well. Fifteen minutes on one
+core. What the file holds is kept; remove it to measure all again.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ TUNING = range(200, 206)
 SOME = range(12)
 WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)
 FEW = (0.25, 1.0, 4.0)
+MUCH = (16.0, 64.0, 256.0)  # for who overlooks something: more and more of the prior
 SCALE = 0.02
 DIGITS, LABELS = data.digits()
 DIGITS = DIGITS.double()
@@ -126,7 +127,8 @@ def optimum() -> Iterator[tuple[dict[str, Any], Any]]:
         for name in rivals(noise):
             columns = {"of": "likelihood", "noise": noise, "name": name}
             control = name == "l1, no mask"
-            for weight in FEW if control else WEIGHTS:
+            blinded = MUCH if control or name == "l2, no clipping" else ()
+            for weight in (*(FEW if control else WEIGHTS), *blinded):
                 for case in TUNING:
                     key = {"part": "tuning", **columns, "weight": weight, "case": case}
                     yield key, functools.partial(solved, name, noise, weight, case)

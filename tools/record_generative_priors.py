@@ -3,8 +3,9 @@
     OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 python -m tools.record_generative_priors
 
 A case is a held-out digit of 8x8 pixels, a LeNet and a start, with seeds of their own; the label is declared, and every
-search has one start and 100 iterations. Rate, schedule and weight of the total variation are the best on two other
-cases, which are recorded as well. Six minutes on one core. What the file already holds is kept.
+search has one start and 100 iterations unless its part says otherwise. Rate, schedule and weight of the total variation
+are the best on two other cases, which are recorded as well. Ten minutes on one core. What the file holds is kept;
+remove it after a change of the trials, as later parts start from the best of earlier ones.
 """
 
 from __future__ import annotations
@@ -33,9 +34,11 @@ SETTINGS = {
     "noisy": (0.0, False),  # Gaussian noise as large as the gradient's root mean square
 }
 TRIALS = ((0.03, "flat"), (0.1, "flat"), (0.1, "step"), (0.3, "step"))
+FULL = (*TRIALS, (0.2, "flat"), (0.3, "flat"))  # where the two searches are close
 FINER = ((1e-4, "flat"), (3e-4, "flat"), (1e-3, "flat"), (1e-3, "step"))  # of trained weights
 VARIATIONS = (0.0, 1e-2, 1e-1)
 MORE = (0.0, 3e-3, 1e-2, 1e-1)
+STRONG = (0.0, 1e-2, 1e-1, 3e-1)
 SCHEDULES = {"flat": None, "step": optimizers.StepDecay()}
 SHAPE = (16,)
 Row = tuple[dict[str, Any], Callable[[], dict[str, float]]]
@@ -74,19 +77,21 @@ def search(setting: str, distance: str, rate: float, schedule: str, **changes: A
     ).replace(**changes)
 
 
-def pixels(setting: str, distance: str, rate: float, schedule: str, variation: float, case: int) -> dict[str, float]:
+def pixels(
+    setting: str, distance: str, rate: float, schedule: str, variation: float, case: int, **changes: Any
+) -> dict[str, float]:
     x, seen = view(setting, case)
     scale = 1.0 if distance == "cosine" else sum(float(g.abs().sum()) for g in seen.shared if g is not None)
     prior = (regularizers.TotalVariation(weight=variation * scale),) if variation else ()
     attack = search(setting, distance, rate, schedule, space=spaces.Pixels(bounds=(0.0, 1.0)), regularizers=prior)
-    return {"psnr": decibels(attack(seen, seed=case).inputs, x)}
+    return {"psnr": decibels(attack.replace(**changes)(seen, seed=case).inputs, x)}
 
 
 def latent(
-    setting: str, distance: str, rate: float, schedule: str, case: int, prior: str = "digits", starts: int = 1
+    setting: str, distance: str, rate: float, schedule: str, case: int, prior: str = "digits", **changes: Any
 ) -> dict[str, float]:
     x, seen = view(setting, case)
-    first = search(setting, distance, rate, schedule, restarts=starts, parallel=starts)
+    first = search(setting, distance, rate, schedule, **changes)
     attack = attacks.GIAS(generator=generator(prior), shape=(32,) if prior == "faces" else SHAPE, search=first)
     return {"psnr": decibels(attack.replace(refine=None)(seen, seed=case).inputs, x)}
 
@@ -98,7 +103,12 @@ def weights(
     first = search(setting, distance, *best("latent", setting, distance)[:2])
     second = search(setting, distance, rate, schedule)
     found = attacks.GIAS(generator=generator(), shape=SHAPE, search=first, refine=second)(seen, seed=case)
-    return {"psnr": decibels(found.inputs, x), "latent": decibels(found.details["latent_inputs"], x)}
+    return {
+        "psnr": decibels(found.inputs, x),
+        "latent": decibels(found.details["latent_inputs"], x),
+        "latent residual": round(float(found.details["latent_residual"]), 4),
+        "residual": round(float(found.residual), 4),
+    }
 
 
 def retrieval(setting: str, distance: str, case: int) -> dict[str, float]:
@@ -143,7 +153,12 @@ def best(part: str, setting: str, distance: str, *, bare: bool = False) -> tuple
     return max(found, key=lambda key: float(np.mean(found[key])))
 
 
-PARTS = {"pixels": (pixels, TRIALS), "latent": (latent, TRIALS), "weights": (weights, FINER)}
+PARTS = {
+    "pixels": (pixels, TRIALS),
+    "latent": (latent, TRIALS),
+    "wrong domain": (functools.partial(latent, prior="faces"), TRIALS),
+    "weights": (weights, FINER),
+}
 
 
 def tune(
@@ -151,6 +166,7 @@ def tune(
 ) -> Iterator[Row]:
     """Yield the trials of one search in one setting."""
     run, trials = PARTS[part]
+    trials = FULL if trials == TRIALS and setting in ("naive", "noisy") else trials
     columns = [(*trial, v) for trial, v in itertools.product(trials, variations)] if part == "pixels" else trials
     for row, case in itertools.product(columns, TUNING):
         names = dict(zip(("rate", "schedule", "variation"), row, strict=False))
@@ -168,9 +184,10 @@ def race(part: str, setting: str, distance: str = "cosine", cases: range = CASES
 
 
 def plan() -> Iterator[Row]:
-    for part, setting in (("latent", "naive"), ("pixels", "naive")):
-        yield from tune(part, setting)
-        yield from race(part, setting)
+    yield from tune("latent", "naive")
+    yield from race("latent", "naive")
+    yield from tune("pixels", "naive", variations=STRONG)
+    yield from race("pixels", "naive")
     for case in CASES:
         yield {"part": "blind", "case": case}, functools.partial(blind, case)
     for part in ("latent", "pixels", "weights"):
@@ -180,6 +197,8 @@ def plan() -> Iterator[Row]:
     yield from race("latent", "noisy")
     yield from tune("pixels", "noisy", variations=MORE)
     yield from race("pixels", "noisy")
+    yield from tune("pixels", "clean", variations=(0.0,))
+    yield from race("pixels", "clean", cases=FEWER)
     yield from tune("latent", "clean")
     yield from tune("weights", "clean")
     yield from race("weights", "clean")
@@ -192,18 +211,22 @@ def plan() -> Iterator[Row]:
     for setting, case in itertools.product(("naive", "noisy"), CASES):
         key = {"part": "retrieval", "setting": setting, "distance": "cosine", "case": case}
         yield key, functools.partial(retrieval, setting, "cosine", case)
-    row = best("latent", "noisy", "cosine")
-    for case in FEWER:
-        key = {"part": "wrong domain", "setting": "noisy", "distance": "cosine", "case": case}
-        yield key, functools.partial(latent, "noisy", "cosine", *row, case, "faces")
+    yield from tune("wrong domain", "noisy")
+    yield from race("wrong domain", "noisy", cases=FEWER)
     row = best("weights", "clean", "cosine")
     for case in FEWER:
         key = {"part": "a negative", "setting": "clean", "distance": "cosine", "case": case}
         yield key, functools.partial(weights, "clean", "cosine", *row, case, True)
-    row = best("latent", "noisy", "cosine")
-    for case in FEWER:
-        key = {"part": "restarts", "setting": "noisy", "distance": "cosine", "case": case}
-        yield key, functools.partial(latent, "noisy", "cosine", *row, case, starts=4)
+    more: dict[str, tuple[str, Any, range, dict[str, int]]] = {
+        "latents, 200 steps": ("latent", latent, FEWER, {"iterations": 200}),
+        "pixels, 200 steps": ("pixels", pixels, FEWER, {"iterations": 200}),
+        "restarts": ("latent", latent, FEWER, {"restarts": 4, "parallel": 4}),
+    }
+    for part, (like, run, cases, changes) in more.items():
+        row = best(like, "noisy", "cosine")
+        for case in cases:
+            key = {"part": part, "setting": "noisy", "distance": "cosine", "case": case}
+            yield key, functools.partial(run, "noisy", "cosine", *row, case, **changes)
 
 
 def main() -> None:

@@ -6,8 +6,9 @@ Gray photographs of 16x16 pixels, whose quadrants have 8x8, four parties, two co
 that stays as it is. Pools of 40, 100 and 800 examples in batches of 8, 20 and 40, with a tenth more rounds than
 examples; seven minutes on one core that is idle. The ablation (``vertical-ablation``, two minutes) has ten pools of
 twelve digits of 8x8 pixels (networks and digits differ), one convolution, batches of 4 and 20 rounds; its learning
-rates are the best of three on two pools of their own, for the whole attack and for the one without features. What the
-files already hold is kept.
+rates are the best of three on two pools of their own, for the whole attack, for the one without features, and for
+gradients alone: no features and no total variation, compared by squares or by absolute values. What the files already
+hold is kept.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from gilearn import attacks, data, federated, metrics, models
-from gilearn.attacks import GradientMatching, RankWarning, Vertical, labels, optimizers
+from gilearn.attacks import GradientMatching, RankWarning, Vertical, distances, labels, optimizers
 from gilearn.federated import Several
 from gilearn.hooks import recorded_inputs
 from tools.recording import known, resume
@@ -94,6 +95,9 @@ def nothing(simulated: Any, shared: Any) -> Tensor:
     return simulated[0].sum() * 0.0
 
 
+ALONE = {"squared alone": distances.Euclidean(squared=True), "l1 alone": distances.Manhattan()}
+
+
 def small(variant: str, rate: float, case: int) -> dict[str, Any]:
     """Attack a pool of twelve digits with one thing changed."""
     x, y = data.digits(1797)
@@ -103,6 +107,8 @@ def small(variant: str, rate: float, case: int) -> dict[str, Any]:
     seen, run = several(net, x, y, 4, rounds, seed=case), attack(ITERATIONS, rate)
     if variant == "no features":
         run = run.replace(weight=0.0)
+    elif variant in ALONE:  # the labels are those of step I
+        run = attack(ITERATIONS, rate, distance=ALONE[variant], regularizers=()).replace(weight=0.0)
     elif variant == "no total variation":
         run = attack(ITERATIONS, rate, regularizers=())
     elif variant == "features alone":
@@ -118,12 +124,13 @@ def small(variant: str, rate: float, case: int) -> dict[str, Any]:
     return {"psnr": round(float(metrics.psnr(result.inputs, x)), 2), "labels": int((result.labels == y).sum())}
 
 
-VARIANTS = ("whole", "no features", "no total variation", "features alone", "9 rounds", "other rows")
+VARIANTS = ("whole", "no features", "no total variation", "features alone", "9 rounds", "other rows", *ALONE)
+TUNED = ("whole", "no features", *ALONE)
 
 
 def best(variant: str) -> float:
     """The rate with the best mean on the tuning pools; variants without one of their own take the whole attack's."""
-    own = variant if variant == "no features" else "whole"
+    own = variant if variant in TUNED else "whole"
     rows = [row for row in known("vertical-ablation", []) if row["part"] == "tuning" and row["variant"] == own]
     return max(RATES, key=lambda rate: float(np.mean([row["psnr"] for row in rows if row["rate"] == rate])))
 
@@ -136,7 +143,7 @@ def sizes() -> Iterator[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]:
 
 
 def ablation() -> Iterator[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]:
-    for variant in ("whole", "no features"):
+    for variant in TUNED:
         for rate in RATES:
             for case in TUNING:
                 key = {"part": "tuning", "variant": variant, "rate": rate, "case": case}

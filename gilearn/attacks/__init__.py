@@ -2,10 +2,10 @@
 
 The rows of the survey's Table 1 stand here under the survey's names, ready to call: ``attacks.DLG(seen, seed=0)``.
 ``iteration`` holds the ingredients of those that search (survey, section 2.1), ``recursion`` those that solve (section
-2.2), ``labels`` the rules that read labels off a gradient.
+2.2), ``labels`` the rules that read labels off a gradient, ``unmixing`` what takes mixed data apart.
 """
 
-from gilearn.attacks import labels
+from gilearn.attacks import instahide, labels, masks, releases, unmixing
 from gilearn.attacks.base import Attack, Reconstruction
 from gilearn.attacks.disaggregation import Disaggregated, Disaggregation, GradDisagg
 from gilearn.attacks.iteration import bayesian, distances, initialization, optimizers, priors, regularizers, spaces
@@ -61,10 +61,14 @@ __all__ = [
     "distances",
     "iDLG",
     "initialization",
+    "instahide",
     "labels",
+    "masks",
     "optimizers",
     "priors",
     "regularizers",
+    "releases",
     "spaces",
     "surrogate",
+    "unmixing",
 ]

@@ -32,8 +32,7 @@ MARGIN = 2.0
 """A participation is accepted where no other fits all equations up to this many times its own largest mismatch."""
 
 SLACK = 1e-6
-"""The largest mismatch that exact sums may leave: ten times the solver's own tolerance. At that tolerance itself HiGHS
-has called a program infeasible that has a solution to rounding."""
+"""The largest mismatch that exact sums may leave: ten times the solver's own tolerance, to leave room for rounding."""
 
 Matrix = NDArray[np.float64]
 
@@ -251,14 +250,16 @@ def disaggregate(sums: Any, who: Any, *, trend: int = 0, at: int = 0) -> tuple[M
     return solution[: who.shape[1]], float(np.linalg.norm(sums - design @ solution) / np.linalg.norm(sums))
 
 
+@dataclass(frozen=True, eq=False)
 class _Program:
     """The columns of zeros and ones for a group of clients that have the same counts."""
 
-    def __init__(
-        self, null: Matrix, windows: Matrix, counts: Matrix, group: list[int], deadline: float, exact: bool
-    ) -> None:
-        self.null, self.windows, self.counts = null, windows, counts
-        self.group, self.deadline, self.exact = group, deadline, exact
+    null: Matrix
+    windows: Matrix
+    counts: Matrix
+    group: list[int]
+    deadline: float
+    exact: bool
 
     def columns(self) -> Matrix:
         """Return (clients, rounds). Noisy sums: the relaxed program first, whose result is often whole, and faster."""

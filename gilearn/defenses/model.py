@@ -4,12 +4,84 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gilearn.federated import Client, Defense, Observation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropout(Defense):
+    """A dropout layer between encoder and classifier: the last fully connected layer gets a part of its features.
+
+    Every step draws which features of every example are set to zero; the others are divided by 1 - p. Like any dropout
+    it is off for a model in evaluation mode. A server that is not told of it simulates a client without the layer; one
+    that is puts the layer into its model, ``seen.replace(model=defense.insert(seen.model))``, and has masks to read or
+    to search.
+
+    Args:
+        p: Probability that a feature is set to zero, from 0 to below 1.
+
+    Raises:
+        ValueError: ``p`` is out of range. When it runs: the model has no fully connected layer.
+
+    Chapter: dropout. Source: zheng2021; survey, section 3.2.
+    """
+
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.p < 1:
+            raise ValueError(f"p: got {self.p}, wanted 0 to below 1")
+
+    def insert(self, model: nn.Module) -> nn.Module:
+        """Return a copy of a model with an ``nn.Dropout`` in front of its last fully connected layer.
+
+        The parameters keep their order; a gradient of one is a gradient of the other.
+        """
+        model = copy.deepcopy(model)
+        name, classifier = _classifier(model)
+        parent, _, own = name.rpartition(".")
+        inserted = nn.Sequential(nn.Dropout(self.p), classifier).train(classifier.training)
+        if not name:
+            return inserted
+        setattr(model.get_submodule(parent), own, inserted)
+        return model
+
+    def objective(self, objective: nn.Module, client: Client) -> nn.Module:
+        """Return the loss with the layer in the client's model; an imagined client drops nothing."""
+        return objective if client.generator is None else _Dropping(objective, self.p)
+
+
+class _Dropping(nn.Module):
+    """A loss whose model drops features in front of its classifier; the model itself stays as it is."""
+
+    def __init__(self, objective: nn.Module, p: float) -> None:
+        super().__init__()
+        self.objective, self.model, self.p = objective, cast(nn.Module, objective.model), p
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        _, classifier = _classifier(self.model)
+
+        def dropped(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (F.dropout(given[0], self.p, training=module.training), *given[1:])
+
+        hook = classifier.register_forward_pre_hook(dropped)
+        try:
+            loss: Tensor = self.objective(inputs, targets)
+        finally:
+            hook.remove()
+        return loss
+
+
+def _classifier(model: nn.Module) -> tuple[str, nn.Linear]:
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise ValueError(f"model: got a {type(model).__name__} without an nn.Linear, wanted one to drop features of")
+    return layers[-1]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

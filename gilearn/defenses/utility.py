@@ -59,6 +59,9 @@ class Training(Value):
     def spent(self, local: LocalSteps) -> Training:
         """Return the training that spends the same budget with other local steps, in more rounds or fewer.
 
+        A client begins every round with its first examples: batches that do not go through all of them in a round leave
+        the others out. Without a batch size every step is on all of them.
+
         Raises:
             ValueError: The budget is no multiple of them.
         """

@@ -20,7 +20,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from gilearn import attacks, data, defenses, federated, models, plotting
-from gilearn.attacks.iteration import distances
+from gilearn.attacks import labels
+from gilearn.attacks.iteration import distances, optimizers, regularizers
+from gilearn.federated.batch_norm import batch_norms
+from gilearn.federated.checks import check_name
 
 PICTURES = ("face", "digit", *data.PHOTOS)
 """What :func:`deep_leakage` can attack by name."""
@@ -126,6 +129,56 @@ def iteration(
     return _leak(x, attack(seen, seed=seed, progress=progress).inputs)
 
 
+def assumptions(
+    picture: Picture = "astronaut",
+    statistics: str = "exact",
+    mode: str = "training",
+    iterations: int = 100,
+    seed: int = 0,
+    *,
+    progress: bool = False,
+) -> Figure:
+    """Run InvGrad without its prior through calibrated batch normalizations, and draw what leaks.
+
+    Args:
+        picture: A name in ``data.PHOTOS``, or your own; 16 pixels a side. Its label is declared.
+        statistics: ``"exact"``, those of the private picture, declared; ``"running"``, the model's; or ``"none"``.
+        mode: That of the client: ``"training"`` or ``"inference"``.
+        iterations: Steps of Adam.
+        seed: Seeds the network and the attack.
+        progress: Show a progress bar.
+
+    Returns:
+        Original, reconstruction, difference.
+
+    Raises:
+        ValueError: The picture is unknown or not readable, or a choice unknown.
+
+    Chapter: honest-evaluation.
+    """
+    terms = {
+        "exact": (regularizers.BatchNormStatistics(weight=0.1, source="declared"),),
+        "running": (regularizers.BatchNormStatistics(weight=0.01),),
+        "none": (),
+    }
+    check_name("statistics", statistics, terms)
+    check_name("mode", mode, ("training", "inference"))
+    x, y = _photo(picture, data.PHOTOS, size=16)
+    model = models.convnet(size=16, strides=(1, 2, 1), batch_norm=True, seed=seed).train()
+    for layer in batch_norms(model):
+        layer.momentum = None  # the plain average
+    windows = data.photos(24)[0].unfold(2, 16, 2).unfold(3, 16, 2).permute(0, 2, 3, 1, 4, 5)
+    with torch.no_grad():
+        model(windows.reshape(-1, 3, 16, 16))
+    seen = federated.observe(model.train(mode == "training"), x, y, declare=["labels", "batch_norm"])
+    attack = attacks.InvGrad.replace(
+        regularizers=terms[statistics],
+        iterations=iterations,
+        optimizer=optimizers.Adam(lr=0.3, schedule=optimizers.WarmupCosine(warmup=1)),
+    )
+    return _leak(x, attack(seen, seed=seed, progress=progress).inputs)
+
+
 def posterior(digit: int = 0, noise: str = "Laplace", scale: float = 0.02, likelihood: str = "matched") -> Figure:
     """Solve for the most probable digit given a noisy gradient of a small perceptron, and draw it.
 
@@ -157,6 +210,40 @@ def posterior(digit: int = 0, noise: str = "Laplace", scale: float = 0.02, likel
     chosen = attacks.bayesian.Laplace(scale=scale) if matched else attacks.bayesian.Normal(std=scale)
     attack = attacks.bayesian.MAP(likelihood=chosen, prior=attacks.priors.GaussianPrior.fit(others))
     return _leak(x, attack(seen).inputs)
+
+
+def vertical(pool: int = 12, batch: int = 4, rounds: int = 24, features: bool = True) -> Figure:
+    """Run CAFE on a pool of digits in known batches, labels given, and draw up to eight of them.
+
+    Args:
+        pool: How many digits the parties hold, from 1.
+        batch: Digits of a round, 1 to all.
+        rounds: How many rounds the attacker sees, from 1.
+        features: Whether the search gets what the linear steps find.
+
+    Returns:
+        Originals above, what is recovered below.
+
+    Raises:
+        ValueError: A number is out of range.
+
+    Chapter: vertical.
+    """
+    if pool < 1:
+        raise ValueError(f"pool: got {pool}, wanted at least 1")
+    x, y = data.digits(pool)
+    parts = federated.vertical_rounds(
+        models.loop_net((1, 8, 8), widths=(24,), hidden=(16, 8)),
+        x, y, batch_size=batch, num_rounds=rounds, declare=["rows"],
+    )  # fmt: skip
+    adam = optimizers.Adam(lr=0.1, schedule=optimizers.WarmupCosine(warmup=10))
+    search = attacks.CAFE.matching.replace(labels=labels.Fixed(y), optimizer=adam, iterations=150)
+    attack = attacks.CAFE.replace(matching=search, weight=attacks.CAFE.weight if features else 0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", attacks.RankWarning)  # too few rounds are to be tried
+        found = attack(federated.Several(parts=tuple(parts), size=pool)).inputs
+    names = ["original"] * len(x[:8]) + ["recovered"] * len(x[:8])
+    return plotting.gallery(torch.cat([x[:8], found[:8]]), names, columns=len(x[:8]), side=0.9)
 
 
 def _leak(original: Tensor, found: Tensor) -> Figure:

@@ -14,6 +14,7 @@ from torch import nn
 from formulas.rows import Row, entries, rand, randn, rows
 from gilearn.defenses import (
     BatchClipping,
+    Dropout,
     ExampleClipping,
     FakeGradients,
     GaussianNoise,
@@ -25,6 +26,7 @@ from gilearn.defenses import (
 )
 from gilearn.defenses.model import codes
 from gilearn.federated import Client
+from gilearn.federated.explicit import Explicit
 from gilearn.federated.task import Objective
 
 MODULES = ["gilearn.defenses.gradients", "gilearn.defenses.model"]
@@ -181,6 +183,26 @@ def polarized_loss(defense, head, model, x, y):
     return share * sum(cross_entropy) / len(cross_entropy) + (1 - share) * sum(hinges) / len(hinges)
 
 
+def dropping(defense, model, x, y):
+    """Return a client's loss with its layer, and that of a copy of its model with the layer in it."""
+    generators = [torch.Generator().manual_seed(5) for _ in range(2)]
+    with Explicit(generator=generators[0]):
+        own = defense.objective(Objective(model, "cross_entropy"), client(model=model))(x, y)
+    with Explicit(generator=generators[1]):
+        inserted = Objective(defense.insert(model), "cross_entropy")(x, y)
+    return [own, inserted]
+
+
+def dropped_loss(model, x, y, *, p):
+    """Return the cross-entropy with features that are zero where a draw is below p, and over 1 - p elsewhere."""
+    features = model[:-1](x)
+    shares = entries(rand(*features.shape, generator=torch.Generator().manual_seed(5)))
+    kept = torch.tensor([0.0 if share < p else 1 / (1 - p) for share in shares], dtype=torch.float64)
+    logits = (features * kept.view_as(features)) @ model[-1].weight.T + model[-1].bias
+    loss = (logits.exp().sum(1).log() - logits[torch.arange(len(y)), y]).mean()
+    return [loss, loss]
+
+
 def in_single(defense, model, x, y):
     """Return the loss of a client whose network is in single precision; the head stays what it is."""
     loss = polarized(defense, model.float(), x.float(), y)
@@ -292,6 +314,7 @@ ROWS = [
         [(Reshuffling(epochs=epochs), partial(by_the_draws, epochs=epochs)) for epochs in (1, 3)],
     ),
     *rows(polarized, BATCHES, [(value, partial(polarized_loss, value, value.head)) for value in SETTINGS]),
+    *rows(dropping, BATCHES, [(Dropout(p=p), partial(dropped_loss, p=p)) for p in (0.0, 0.3, 0.5, 0.9)]),
     *rows(in_single, BATCHES, [(SETTINGS[1], partial(polarized_loss, SETTINGS[1], PRIVATE[0]))], rtol=1e-5),
     *(
         Row(UNTRAINED, partial(trained, **options), partial(trained_by_hand, UNTRAINED, **options), BATCHES[1:], 1e-4)
@@ -318,6 +341,9 @@ REFUSALS = [
     (lambda: Pruning(share=-0.1), "^share: got -0.1, wanted 0 to below 1"),
     (lambda: Pruning(share=0.5, scope="all"), "^scope: got 'all', wanted 'tensor' or 'global'"),
     (lambda: shared(Mask(masks=(MASK,)), [None, None], 0), "^masks: got 1, wanted one for each of 2 gradients"),
+    (lambda: Dropout(p=1.0), "^p: got 1.0, wanted 0 to below 1"),
+    (lambda: Dropout(p=-0.1), "^p: got -0.1, wanted 0 to below 1"),
+    (lambda: Dropout(p=0.5).insert(nn.Flatten()), "^model: got a Flatten without an nn.Linear, wanted one"),
     (lambda: Reshuffling(epochs=0), "^epochs: got 0, wanted at least 1"),
     (lambda: Polarization(split=0), "^split: got 0, wanted at least 1"),
     (lambda: Polarization(split=1, codes=0), "^codes: got 0, wanted at least 1"),

@@ -19,6 +19,7 @@ from gilearn.attacks.iteration.regularizers import (
     Candidates,
     GroupConsistency,
     LabelConsistency,
+    MaskRate,
     Orthogonality,
     TotalVariation,
     registered_mean,
@@ -243,6 +244,11 @@ def dropped(restarts, batch, generator, *, searched, declared):
     )
 
 
+def rate(client, inputs, targets):
+    """Return |share of zeros - p|, where a mask's entry has lost 1 - 0.6 x entry of its unit, with p = 0.4."""
+    return abs(mean(1 - 0.6 * entry for entry in entries(client.masks[0])) - 0.4)
+
+
 def sentences(restarts, batch, generator):
     """Return a search for the embeddings of a client with a model of tokens."""
     layers = [nn.utils.skip_init(nn.Embedding, 5, 2), nn.Flatten(), nn.utils.skip_init(nn.Linear, 6, CLASSES)]
@@ -301,6 +307,7 @@ ROWS = [
             (LabelConsistency(weight=3.0), partial(each, label, weight=3.0)),
         ],
     ),
+    *rows(compute, DROPPED[:2], [(MaskRate(weight=0.9), partial(each, rate, weight=0.9))], rtol=1e-5),
     *rows(compute, [partial(sentences, 2, 3)], [(LabelConsistency(weight=3.0), partial(each, label, weight=3.0))]),
     *rows(
         compute,
@@ -339,6 +346,10 @@ def refused(regularizer, layer):
 
 
 REFUSALS = [
+    (
+        lambda: compute(MaskRate(weight=1.0), *DROPPED[2](torch.Generator().manual_seed(0))),
+        "regularizers: got MaskRate, and no masks are searched, wanted space",
+    ),
     (lambda: L2(weight=-1.0), "weight: got -1.0, wanted 0 or more"),
     (lambda: TotalVariation(weight=1.0, above=-0.5), "above: got -0.5, wanted 0 or more"),
     (lambda: BatchNormStatistics(weight=1.0, source="mine"), "source: got 'mine', wanted 'running' or 'declared'"),

@@ -16,11 +16,15 @@ from formulas import (
     distances,
     heads,
     initialization,
+    instahide,
     label_factors,
     labels,
     metrics,
+    mixing,
     optimizers,
+    pixelization,
     regularizers,
+    unmixing,
     vertical,
 )
 from formulas.rows import assert_same
@@ -37,11 +41,15 @@ TABLES = [
     distances,
     heads,
     initialization,
+    instahide,
     label_factors,
     labels,
     metrics,
+    mixing,
     optimizers,
+    pixelization,
     regularizers,
+    unmixing,
     vertical,
 ]
 

@@ -8,7 +8,6 @@ ball; :class:`MAP` solves for it with second-order steps.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, cast
 
@@ -19,7 +18,7 @@ from gilearn.attacks.base import Attack, Reconstruction, residual
 from gilearn.attacks.iteration.checks import check_ingredient, check_kind, check_positive, check_tuple
 from gilearn.attacks.iteration.distances import Distance, Gradients, pairs, total
 from gilearn.attacks.iteration.initialization import Constant, Initialization
-from gilearn.attacks.iteration.matching import GradientMatching
+from gilearn.attacks.iteration.matching import GradientMatching, built
 from gilearn.attacks.iteration.priors import GaussianPrior
 from gilearn.attacks.iteration.regularizers import Candidates, Regularizer, Term, TotalVariation
 from gilearn.attacks.labels.base import Declared, Joint, as_factor
@@ -54,6 +53,10 @@ class Likelihood(Value):
     def weights(self, residuals: Tensor, floor: float) -> Tensor:
         """Return every loss's derivative over its residual, the weight of a reweighted least-squares step."""
         return torch.ones_like(residuals)
+
+    def conjugate(self, multipliers: Tensor) -> Tensor:
+        """Return the sum of the losses' convex conjugates, at multipliers that are weights times residuals."""
+        return multipliers.square().sum() / 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,10 @@ class Laplace(Likelihood):
         """Return one over the magnitudes."""
         return (residuals.square() + floor**2).rsqrt()
 
+    def conjugate(self, multipliers: Tensor) -> Tensor:
+        """Return zero: no multiplier is greater than 1 in size."""
+        return multipliers.new_zeros(())
+
 
 @dataclass(frozen=True, kw_only=True)
 class Directional(Likelihood):
@@ -106,9 +113,8 @@ class Directional(Likelihood):
     def residuals(self, simulated: Gradients, shared: Gradients) -> Tensor:
         """Return the difference of the two unit vectors over the standard deviation."""
         a, b = (torch.cat([t.flatten() for t in side]) for side in zip(*pairs(simulated, shared), strict=True))
-        gaps: Tensor = a / a.norm().clamp(min=1e-30) - b / b.norm().clamp(min=1e-30)
-        size: float = self.concentration**0.5
-        return size * gaps
+        scaled: Tensor = self.concentration**0.5 * (a / a.norm().clamp(min=1e-30) - b / b.norm().clamp(min=1e-30))
+        return scaled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +142,8 @@ class DeclaredNoise(Value):
 class BayesOptimal(Attack):
     """The adversary who wants to end within delta of the picture: the greatest mean log-posterior over a ball.
 
-    With delta 0 it is the most probable picture. The mean of the logarithm is over fixed draws, each with its opposite;
-    that of the density would need more draws than anybody has.
+    With delta 0 it is the most probable picture. The mean is that of the logarithm, as in the paper, over fixed draws,
+    each with its opposite: up to a constant a lower bound of the logarithm of the ball's probability.
 
     Args:
         likelihood: A distance whose unit is known, or what builds one from the observation.
@@ -169,7 +175,7 @@ class BayesOptimal(Attack):
 
     def reconstruct(self, seen: Observed, **options: Any) -> Reconstruction:
         """Run the search on the posterior; the options are those of the call."""
-        distance = _built(self.likelihood, seen)
+        distance = built(self.likelihood, seen)
         prior = (self._ball(distance, options["seed"]),) if self.delta else self.prior
         attack = self.search.replace(distance=distance, regularizers=prior)
         return replace(attack.reconstruct(seen, **options), attack=repr(self))
@@ -179,15 +185,13 @@ class BayesOptimal(Attack):
         terms: list[Term] = []
 
         def likelihood(c: Candidates, inputs: Tensor) -> Tensor:
-            masks = c.masks or [None] * len(inputs)
-            starts = zip(inputs, c.targets, masks, strict=True)
-            given: list[Mapping[str, Any]] = [{} if m is None else {"masks": m} for m in masks]
-            gradients = (c.seen.simulate(x, y, **g) for (x, y, _), g in zip(starts, given, strict=True))
+            given: list[dict[str, Any]] = [{} if m is None else {"masks": m} for m in c.masks or [None] * len(inputs)]
+            gradients = (c.seen.simulate(x, y, **g) for x, y, g in zip(inputs, c.targets, given, strict=True))
             return torch.stack([distance(g, c.seen.shared) for g in gradients])
 
         def mean(c: Candidates) -> Tensor:
             if not terms:
-                terms.extend(_built(regularizer, c.seen) for regularizer in self.prior)
+                terms.extend(built(regularizer, c.seen) for regularizer in self.prior)
             moved = [c.inputs + offset for offset in _offsets(c.inputs[0], self.delta, self.draws, seed)]
             priors = [term(replace(c, inputs=x, _passes=[])) for x in moved for term in terms]
             return total([likelihood(c, x) for x in moved] + priors) / len(moved) - likelihood(c, c.inputs)
@@ -241,7 +245,7 @@ class MAP(Attack):
             raise ValueError(f"prior: got pictures of {tuple(self.prior.mean.shape)}, wanted {shape[1:]}")
         working = seen.to(dtype=torch.float64)
         targets = as_factor(self.labels, cast(Any, working)).decode({})["targets"]
-        posterior = _Posterior(working, _built(self.likelihood, working), self.prior, targets)
+        posterior = _Posterior(working, built(self.likelihood, working), self.prior, targets)
         x = self.initialization(shape, torch.Generator().manual_seed(seed)).to(working.device).flatten()
         history = [posterior.value(x)]
         for _ in range(self.steps):
@@ -306,8 +310,8 @@ class _Posterior:
     def report(self, x: Tensor) -> tuple[float, Tensor]:
         """Return the gap to the dual's value at the last multipliers, and the pixels' deviations."""
         jacobian, residuals, s = self.jacobian(x), self.residuals(x), self.multipliers
-        pulled, conjugate = s @ jacobian, s @ residuals - self.likelihood.loss(residuals)  # of Laplace: below its 0
-        dual = s @ residuals - conjugate.clamp(min=0) - pulled @ (x - self.mean)
+        pulled = s @ jacobian
+        dual = s @ residuals - self.likelihood.conjugate(s) - pulled @ (x - self.mean)
         dual -= pulled @ torch.linalg.solve(self.precision, pulled) / 2
         covariance = torch.linalg.inv(jacobian.T @ jacobian + self.precision)
         return self.value(x) - float(dual), covariance.diagonal().sqrt()
@@ -320,7 +324,3 @@ def _offsets(picture: Tensor, delta: float, pairs: int, seed: int) -> Tensor:
     radii = torch.rand(*drawn.shape[:2], 1, generator=generator, dtype=torch.float64) ** (1 / drawn.shape[2])
     inside = (delta * radii * drawn / drawn.norm(dim=2, keepdim=True)).view(pairs, *picture.shape).to(picture)
     return torch.cat([inside, -inside])
-
-
-def _built(ingredient: Any, seen: Observed) -> Any:
-    return ingredient.build(seen) if hasattr(ingredient, "build") else ingredient

@@ -208,7 +208,7 @@ class _Search:
         self._project()
         self.rows: Tensor | None = None
         self.objective = objective(seen, attack.distance, self._decoded(), compiled=attack.compiled)
-        self.terms = [r.build(seen) if hasattr(r, "build") else r for r in attack.regularizers]
+        self.terms = [built(r, seen) for r in attack.regularizers]
         nothing = [None if g is None else torch.zeros_like(g) for g in seen.shared]
         self.scale = float(attack.distance(nothing, seen.shared)) or 1.0
         self.best_objective, self.distances, self.residuals = ([math.inf] * number for _ in range(3))
@@ -373,3 +373,8 @@ def _thinned(frames: list[tuple[int, Tensor]], number: int) -> tuple[tuple[int, 
         return tuple(frames)
     chosen = torch.linspace(0, len(frames) - 1, number).round().long().tolist()
     return tuple(frames[k] for k in chosen)
+
+
+def built(ingredient: Any, seen: Observed) -> Any:
+    """Return what an ingredient builds for an observation, or itself if it builds nothing."""
+    return ingredient.build(seen) if hasattr(ingredient, "build") else ingredient

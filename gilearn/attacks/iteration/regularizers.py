@@ -303,6 +303,37 @@ class Orthogonality(Weighted):
         return self.weight * others / (number * (number - 1))
 
 
+@dataclass(frozen=True, kw_only=True)
+class MaskRate(Weighted):
+    """How far the share of dropped units in a searched dropout mask is from its rate p, which the model states.
+
+    The sum over all masks of |share - p|, where an entry's share is 1 - (1 - p) x entry: masks come scaled.
+
+    Raises:
+        ValueError: When called: no masks are searched.
+
+    Chapter: dropout. Source: scheliga2023, as its code has it.
+    """
+
+    def build(self, seen: Observed) -> Term:
+        """Return the term, with the rates of the observation."""
+        rates: tuple[float, ...] = getattr(seen, "mask_rates", ())
+
+        def term(candidates: Candidates) -> Tensor:
+            searched = candidates.masks or [None]
+            if any(masks is None for masks in searched):
+                raise ValueError(
+                    "regularizers: got MaskRate, and no masks are searched, wanted space=Pixels() & Masks()"
+                )
+            rows = [
+                sum((1 - (1 - p) * mask.mean() - p).abs() for mask, p in zip(masks or (), rates, strict=True))
+                for masks in searched
+            ]
+            return self.weight * torch.stack([torch.as_tensor(row) for row in rows])
+
+        return term
+
+
 def registered_mean(inputs: Tensor, target: Tensor) -> Tensor:
     """Shift every restart's pictures by whole pixels onto the target's and return their mean.
 

@@ -125,17 +125,9 @@ class LinearSteps(Value):
     def _descend(
         self, optimizer: Optimizer, factors: Tensor, right: Tensor, system: _System, generator: torch.Generator
     ) -> Tensor:
-        """Minimize ||sum over a round of factor_n x_n^T - what it shared||^2 over the x_n, one round an iteration.
+        """Return the x_n (examples, c) that minimize ||sum over a round of f_n x_n^T - what it shared||^2.
 
-        Args:
-            optimizer: Moves the x_n.
-            factors: Of every example, (examples, f).
-            right: What every round shared, (rounds, f, c), a mean over its examples.
-            system: The rounds.
-            generator: Chooses the round.
-
-        Returns:
-            The x_n, (examples, c).
+        One round an iteration: the factors f_n are (examples, f), what the rounds shared, as a mean, (rounds, f, c).
         """
         x = right.new_zeros(len(factors), right.shape[2]).requires_grad_()
         steps = optimizer.build([x], iterations=self.iterations, generator=generator)
@@ -252,8 +244,9 @@ class Vertical(Attack):
             inner = self.linear(seen, seed=seed)
             terms = (*terms, InnerFeatures(weight=self.weight, inner=inner))
         rest = None if time_limit is None else max(time_limit - (time.perf_counter() - began), 1e-3)
-        options: dict[str, Any] = {"seed": seed, "snapshots": snapshots, "progress": progress, "time_limit": rest}
-        found = self.matching.replace(regularizers=terms).reconstruct(seen, **options)
+        found = self.matching.replace(regularizers=terms).reconstruct(
+            seen, seed=seed, snapshots=snapshots, progress=progress, time_limit=rest
+        )
         details = {**found.details, "inner": inner}
         return replace(found, details=details, seconds=time.perf_counter() - began, attack=repr(self))
 
@@ -313,13 +306,9 @@ class _System:
         if any(part.local is not None for part in seen.parts):
             raise ValueError("seen: got updates of local steps, wanted gradients: the steps are linear in these")
         self.seen = seen
-        ones = [torch.ones(len(rows), dtype=torch.float64) / len(rows) for rows in seen.rows]
-        matrix = torch.stack(
-            [
-                one.new_zeros(seen.batch_size).index_add_(0, torch.tensor(rows), one)
-                for rows, one in zip(seen.rows, ones, strict=True)
-            ]
-        )
+        matrix = torch.zeros(len(seen.rows), seen.batch_size, dtype=torch.float64)
+        for row, rows in zip(matrix, seen.rows, strict=True):
+            row.index_add_(0, torch.tensor(rows), row.new_full((len(rows),), 1 / len(rows)))
         device = float64_device(seen.device)
         u, values, v = torch.linalg.svd(matrix, full_matrices=False)
         self.rank = int((values > RANK_TOLERANCE * values[0]).sum())
