@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import pandas as pd
 import torch
@@ -16,7 +17,7 @@ from torch.func import functional_call, grad, jvp, vmap
 
 from gilearn.federated import LOSSES
 from gilearn.federated.batch_norm import stripped
-from gilearn.federated.checks import check_batch, check_model_takes, check_name
+from gilearn.federated.checks import check_batch, check_model_takes, check_name, check_whole
 from gilearn.hooks import recorded_calls
 from gilearn.linear import EXACT_RANK_UP_TO, ConvSystem, float64, float64_device, rank_and_condition
 
@@ -164,8 +165,21 @@ def compare_architectures(
 
     Chapter: network-size. Source: survey, section 3.2; zhu2021, geiping2020.
     """
+    if not isinstance(models, Mapping):
+        raise ValueError(f"models: got a {type(models).__name__}, wanted networks by name: {{'name': model}}")
     if not models:
         raise ValueError("models: got none, wanted at least one network")
+    for name, model in models.items():
+        if not isinstance(model, nn.Module) or next(model.parameters(), None) is None:
+            wanted = "wanted a torch.nn.Module with parameters"
+            raise ValueError(f"models[{name!r}]: got a {type(model).__name__}, {wanted}")
+    if not isinstance(cast(object, input_shape), Sequence):
+        raise ValueError(
+            f"input_shape: got {input_shape!r}, wanted the shape of one example, (channels, height, width)"
+        )
+    for side in input_shape:
+        check_whole("input_shape", side)
+    check_whole("seed", seed, 0)
     x = torch.rand(1, *input_shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     rows = {}
     for name, model in models.items():

@@ -20,6 +20,7 @@ from scipy.optimize import linprog, lsq_linear, nnls
 from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 from torch import Tensor
 
+from gilearn.federated.checks import check_number, check_tensor, check_whole
 from gilearn.linear import RANK_TOLERANCE
 
 Matrix = NDArray[np.float64]
@@ -64,11 +65,20 @@ def solve(
     Chapter: instahide. Source: carlini2021; the products are the lifting of candes2013.
     """
     magnitudes, weights = _magnitudes(encodings, center), _rows("coefficients", coefficients)
+    check_whole("restarts", restarts)
+    check_whole("seed", seed, 0)
     offset: Matrix = np.zeros_like(magnitudes)
+    for name, pictures in (("known", known), ("start", start)):
+        _check_pictures(name, pictures, encodings)
+    if known is not None and len(known) >= weights.shape[1]:
+        wanted = f"fewer than the {weights.shape[1]} that coefficients are of"
+        raise ValueError(f"known: got {len(known)} pictures, wanted {wanted}")
     if known is not None:
         offset = weights[:, len(weights[0]) - len(known) :] @ (_flat(known) - center)
         weights = weights[:, : len(weights[0]) - len(known)]
     _check_determined(weights, magnitudes)
+    if start is not None and len(start) != weights.shape[1]:
+        raise ValueError(f"start: got {len(start)} pictures, wanted {weights.shape[1]}")
     shape = (weights.shape[1], *encodings.shape[1:])
     if center == 0:
         return torch.from_numpy(_bounded(weights, magnitudes - offset)).view(shape)
@@ -113,6 +123,13 @@ def sparse_coefficients(
     Chapter: instahide. Source: spielman2012 for the linear programs.
     """
     magnitudes = _magnitudes(encodings, 0.0)
+    check_whole("pictures", pictures)
+    check_whole("seed", seed, 0)
+    _check_pictures("known", known, encodings)
+    if totals is not None:
+        check_tensor("totals", totals, "(encodings,)", ndim=1, exact=True)
+        if len(totals) != len(encodings):
+            raise ValueError(f"totals: got {len(totals)} for {len(encodings)} encodings, wanted one each")
     least = RANK_TOLERANCE * np.linalg.norm(magnitudes)
     if known is not None:
         span = np.linalg.qr(_flat(known).T)[0]
@@ -140,7 +157,7 @@ def sparse_coefficients(
     if len(found) < pictures:
         raise ValueError(f"encodings: found {len(found)} of {pictures} pictures in {number}, wanted more encodings")
     columns = np.stack(found, axis=1)
-    sums = np.ones(number) if totals is None else totals.double().numpy()
+    sums = np.ones(number) if totals is None else totals.detach().cpu().double().numpy()
     return torch.from_numpy(columns * np.linalg.lstsq(columns, sums, rcond=None)[0])
 
 
@@ -176,12 +193,17 @@ def labelled_coefficients(
         own.
 
     Raises:
-        ValueError: There are fewer encodings than pairs of classes, labels are negative, or shapes
-            do not fit.
+        ValueError: There are fewer encodings than pairs of classes, labels are negative or all zero, a number is no
+            whole one from 1, or shapes do not fit.
 
     Chapter: instahide. Source: carlini2021 clusters with a trained network; the rounds are our own.
     """
     magnitudes, given = _magnitudes(encodings, center), _rows("labels", labels)
+    for name, count in (("pictures", pictures), ("k", k), ("rounds", rounds), ("restarts", restarts)):
+        check_whole(name, count)
+    check_whole("seed", seed, 0)
+    if not given.sum() > 0:
+        raise ValueError("labels: got zeros alone, wanted class probabilities (encodings, classes)")
     if len(given) != len(magnitudes) or given.min() < 0:
         raise ValueError(f"labels: got {len(given)} down to {given.min():.2g}, wanted {len(magnitudes)} of 0 or more")
     share = given.sum(0) / given.sum() * pictures
@@ -220,10 +242,12 @@ def pixel_signs(pictures: Tensor, reference: Tensor) -> Tensor:
         +1 and -1, float64, in the shape of one picture.
 
     Raises:
-        ValueError: The two have pictures of different shapes.
+        ValueError: The two have pictures of different shapes, or one has none.
 
     Chapter: instahide.
     """
+    check_tensor("pictures", pictures)
+    check_tensor("reference", reference)
     if pictures.shape[1:] != reference.shape[1:]:
         raise ValueError(f"reference: got shape {tuple(reference.shape)}, wanted (n, {tuple(pictures.shape[1:])})")
     own, public = (_products(_flat(one)) for one in (pictures, reference))
@@ -302,8 +326,7 @@ def _rounded(share: Matrix, total: int) -> NDArray[np.int64]:
 
 def _magnitudes(encodings: Tensor, center: float) -> Matrix:
     _check_center(center)
-    if encodings.ndim < 2 or len(encodings) < 1:
-        raise ValueError(f"encodings: got shape {tuple(encodings.shape)}, wanted (encodings, ...)")
+    check_tensor("encodings", encodings, "(encodings, ...)")
     return np.abs(_rows("encodings", encodings.flatten(1)) - center)
 
 
@@ -313,15 +336,27 @@ def _flat(pictures: Tensor) -> Matrix:
 
 
 def _rows(name: str, values: Any) -> Matrix:
-    rows: Matrix = torch.as_tensor(values).detach().cpu().double().numpy()
-    if rows.ndim != 2 or not np.isfinite(rows).all():
+    try:
+        rows: Matrix = torch.as_tensor(values).detach().cpu().double().numpy()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name}: got a {type(values).__name__}, wanted a tensor or an array") from error
+    if rows.ndim != 2 or rows.size == 0 or not np.isfinite(rows).all():
         raise ValueError(f"{name}: got shape {rows.shape}, wanted finite numbers with a row for every encoding")
     return rows
 
 
 def _check_center(center: float) -> None:
-    if not 0 <= center < 1:
-        raise ValueError(f"center: got {center}, wanted 0, or a value inside the pixels' range, below 1")
+    wanted = "0, or a value inside the pixels' range, below 1"
+    check_number("center", center, lambda center: 0 <= center < 1, wanted)
+
+
+def _check_pictures(name: str, pictures: Tensor | None, encodings: Tensor) -> None:
+    if pictures is None:
+        return
+    check_tensor(name, pictures)
+    if pictures.shape[1:] != encodings.shape[1:]:
+        got, wanted = tuple(pictures.shape[1:]), tuple(encodings.shape[1:])
+        raise ValueError(f"{name}: got pictures of shape {got}, wanted {wanted}")
 
 
 def _check_determined(weights: Matrix, magnitudes: Matrix) -> None:

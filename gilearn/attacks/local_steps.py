@@ -23,6 +23,7 @@ from gilearn.attacks.iteration.spaces.base import Bounds, check_bounds
 from gilearn.attacks.labels.base import Declared
 from gilearn.attacks.verdict import mismatch
 from gilearn.federated import LocalSteps, Observation, Visits
+from gilearn.federated.checks import check_number, check_whole
 
 _OF_ONE_GRADIENT = ("labels", "targets", "rows")
 """What an update's knowledge still says of one gradient; masks, statistics and a defense belong to its steps."""
@@ -48,10 +49,10 @@ def surrogate(seen: Observation, *, share: float = 0.5) -> Observation:
 
     Chapter: local-steps. Source: zhu2023, who search the share together with the inputs.
     """
+    check_kind("seen", seen, Observation)
     if seen.local is None:
         raise ValueError("seen: got a single gradient, wanted an update of local steps")
-    if not 0 <= share <= 1:
-        raise ValueError(f"share: got {share}, wanted 0 to 1")
+    check_number("share", share, lambda share: 0 <= share <= 1, "0 to 1")
     model = copy.deepcopy(seen.model)
     with torch.no_grad():
         for parameter, moved in zip(model.parameters(), seen.shared, strict=True):
@@ -93,8 +94,7 @@ class UnknownOrder(Attack):
         check_kind("search", self.search, GradientMatching)
         check_bounds(self.bounds)
         for name in ("turns", "starts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, wanted at least 1")
+            check_whole(name, getattr(self, name))
 
     def reconstruct(self, seen: Observation, *, seed: int, time_limit: float | None, **options: Any) -> Reconstruction:
         """Run the attack on checked arguments."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from gilearn.attacks.labels.head import last_layer
+from gilearn.attacks.labels.head import last_layer, last_linear
 from gilearn.federated import Observation
+from gilearn.federated.explicit import Explicit
+from gilearn.hooks import recorded_calls
 
 
 def read(seen: Observation) -> tuple[Tensor | None, ...]:
@@ -24,11 +27,13 @@ def read(seen: Observation) -> tuple[Tensor | None, ...]:
         an observation's ``"masks"`` are, and ``None`` for all before it.
 
     Raises:
-        ValueError: There are several examples or steps, no dropout has the shape of the last layer's input, or the last
+        ValueError: There are several examples or steps, the last dropout is not in front of the last layer, or the last
             layer's weight gradient is withheld.
 
     Chapter: dropout.
     """
+    if not isinstance(seen, Observation):
+        raise ValueError(f"seen: got a {type(seen).__name__}, wanted an Observation")
     if seen.batch_size != 1 or (seen.local is not None and seen.local.steps != 1):
         got = f"a batch of {seen.batch_size}" if seen.batch_size != 1 else "several steps"
         raise ValueError(f"seen: got {got}, whose masks add up in one gradient, wanted one example and one step")
@@ -40,5 +45,18 @@ def read(seen: Observation) -> tuple[Tensor | None, ...]:
         raise ValueError(
             f"seen: got {got}, wanted the last to be (1, {weight.shape[1]}), that of the classifier's input"
         )
+    if not _in_front(seen):
+        raise ValueError("seen: got a last dropout with layers between it and the classifier, wanted it right in front")
     kept = (weight != 0).any(dim=0, keepdim=True)
     return (*[None] * (len(seen.mask_shapes) - 1), kept.to(seen.dtype) / (1 - seen.mask_rates[-1]))
+
+
+@torch.no_grad()
+def _in_front(seen: Observation) -> bool:
+    """Return whether the classifier gets nothing where the last dropout drops all."""
+    masks = [torch.ones(shape) for shape in seen.mask_shapes[:-1]] + [torch.zeros(seen.mask_shapes[-1])]
+    inputs = torch.full((1, *seen.input_shape), 0 if seen.tokens else 0.5, dtype=seen.input_dtype, device=seen.device)
+    layer = last_linear(seen)
+    with recorded_calls(seen.network, [layer], read=lambda arguments, _: arguments[0]) as calls, Explicit(masks=masks):
+        seen.network(inputs)
+    return all(not given.any() for _, given in calls)

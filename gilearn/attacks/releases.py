@@ -5,11 +5,14 @@ Everything here works on releases alone; what made them, its cells and its noise
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from gilearn.federated.checks import check_number, check_tensor
 
 
 def combined(releases: Tensor, *, how: Literal["median", "mean"] = "median") -> Tensor:
@@ -29,8 +32,7 @@ def combined(releases: Tensor, *, how: Literal["median", "mean"] = "median") -> 
     """
     if how not in ("median", "mean"):
         raise ValueError(f"how: got {how!r}, wanted 'median' or 'mean'")
-    if releases.ndim < 2 or len(releases) == 0:
-        raise ValueError(f"releases: got shape {tuple(releases.shape)}, wanted (releases, ...), at least one")
+    check_tensor("releases", releases, "(releases, ...), at least one")
     if how == "mean":
         return releases.mean(0)
     ordered = releases.sort(dim=0).values
@@ -52,17 +54,25 @@ def restored(
         penalties: What to choose the penalty from, positive.
 
     Raises:
-        ValueError: The shapes do not fit.
+        ValueError: The shapes do not fit, there are fewer than two public pictures, or a penalty is not positive.
 
     Chapter: pixelization. Component: ``sklearn.linear_model.RidgeCV``.
     """
     from sklearn.linear_model import RidgeCV
 
+    for name, given in (("releases", releases), ("public", public), ("public_releases", public_releases)):
+        check_tensor(name, given)
+    if not isinstance(penalties, Sequence) or not penalties:
+        raise ValueError(f"penalties: got {penalties!r}, wanted several positive numbers")
+    for penalty in penalties:
+        check_number("penalties", penalty, lambda penalty: 0 < penalty < math.inf, "positive numbers")
     shapes = [tuple(t.shape) for t in (releases, public, public_releases)]
     if shapes[1] != shapes[2] or shapes[0][1:] != shapes[1][1:]:
         raise ValueError(f"releases, public, public_releases: got shapes {shapes}, wanted those of the same pictures")
-    given, wanted, known = (t.detach().cpu().double().flatten(1).numpy() for t in (public_releases, public, releases))
-    found = RidgeCV(alphas=list(penalties)).fit(given, wanted).predict(known)
+    if len(public) < 2:
+        raise ValueError("public: got 1 picture, wanted at least 2 to fit a map to")
+    inputs, outputs, known = (t.detach().cpu().double().flatten(1).numpy() for t in (public_releases, public, releases))
+    found = RidgeCV(alphas=list(penalties)).fit(inputs, outputs).predict(known)
     return torch.from_numpy(found).to(releases).view_as(releases).clamp(0, 1)
 
 
@@ -83,7 +93,9 @@ def identified(releases: Tensor, candidates: Tensor) -> Tensor:
 
     Chapter: pixelization.
     """
-    if releases.shape[1:] != candidates.shape[1:] or len(candidates) == 0:
+    check_tensor("releases", releases)
+    check_tensor("candidates", candidates, "(candidates, ...)")
+    if releases.shape[1:] != candidates.shape[1:]:
         shapes = f"{tuple(releases.shape)} and {tuple(candidates.shape)}"
         raise ValueError(f"candidates: got shapes {shapes}, wanted (n, ...) and (candidates, ...), with the same rest")
-    return torch.cdist(releases.flatten(1), candidates.flatten(1), p=1).argmin(dim=1)
+    return torch.cdist(releases.flatten(1), candidates.to(releases).flatten(1), p=1).argmin(dim=1)

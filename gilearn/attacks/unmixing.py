@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gilearn.attacks.labels.head import last_layer
 from gilearn.federated import Observation
+from gilearn.federated.checks import check_number, check_tensor, check_whole
 from gilearn.linear import float64, rank_and_condition
 
 
@@ -32,11 +33,19 @@ def mixed_labels(seen: Observation, encoding: Tensor) -> Tensor:
         The probabilities (classes,), float64.
 
     Raises:
-        ValueError: The loss is another than cross-entropy, or the last layer is not fully connected, has no bias, or
-            its bias gradient was withheld.
+        ValueError: The gradient is of several examples or steps, the encoding does not fit, the loss is another than
+            cross-entropy, or the last layer is not fully connected, has no bias, or its bias gradient was withheld.
 
     Chapter: mixup.
     """
+    if not isinstance(seen, Observation):
+        raise ValueError(f"seen: got a {type(seen).__name__}, wanted an Observation")
+    visits = seen.batch_size if seen.local is None else seen.local.steps * len(seen.local.rows(0, seen.batch_size))
+    if visits != 1:
+        raise ValueError(f"seen: got a gradient of {visits} examples, wanted one of a single encoding")
+    check_tensor("encoding", encoding)
+    if encoding.shape != (1, *seen.input_shape):
+        raise ValueError(f"encoding: got shape {tuple(encoding.shape)}, wanted {(1, *seen.input_shape)}")
     if seen.loss != "cross_entropy":
         raise ValueError(f"seen: got the loss {seen.loss!r}; mixed labels are read off cross_entropy")
     _, bias = last_layer(seen)
@@ -62,15 +71,20 @@ def partner(encoding: Tensor, candidates: Tensor, *, share: float | None = None)
         The candidate's number, and its share.
 
     Raises:
-        ValueError: The shapes differ, or ``share`` is not between 0 and 1.
+        ValueError: The shapes differ, values are not in [0, 1], or ``share`` is not between 0 and 1.
 
     Chapter: mixup.
     """
+    for name, given in (("encoding", encoding), ("candidates", candidates)):
+        check_tensor(name, given)
+        _check_range(name, given, 0.1 if name == "encoding" else 1e-6)
+    if len(encoding) != 1:
+        raise ValueError(f"encoding: got {len(encoding)}, wanted one, (1, ...)")
     if candidates.shape[1:] != encoding.shape[1:]:
         got, wanted = tuple(candidates.shape[1:]), tuple(encoding.shape[1:])
         raise ValueError(f"candidates: got pictures of shape {got}, wanted {wanted}")
-    if share is not None and not 0 < share < 1:
-        raise ValueError(f"share: got {share}, wanted a number between 0 and 1")
+    if share is not None:
+        check_number("share", share, lambda share: 0 < share < 1, "a number between 0 and 1")
     e, p = float64(encoding).flatten(1), float64(candidates).flatten(1)
     if share is None:
         shares = torch.minimum(_quotient(e, p), _quotient(1 - e, 1 - p)).amin(dim=1)
@@ -96,6 +110,8 @@ def unmix(encodings: Tensor, coefficients: Tensor) -> Tensor:
 
     Chapter: mixup.
     """
+    check_tensor("encodings", encodings)
+    check_tensor("coefficients", coefficients, "(releases, pictures)", exact=True)
     if len(coefficients) != len(encodings):
         raise ValueError(f"coefficients: got {len(coefficients)} rows for {len(encodings)} encodings, wanted one each")
     matrix = float64(coefficients)
@@ -155,17 +171,21 @@ def factorize(
     from sklearn.decomposition import NMF
     from sklearn.exceptions import ConvergenceWarning
 
+    check_tensor("encodings", encodings)
+    check_whole("iterations", iterations)
+    check_number("weight", weight, lambda weight: 0 < weight < np.inf, "a positive number")
     releases = len(encodings)
+    check_whole("number", number)
     if not 1 <= number <= releases or (ordered and releases % number):
         wanted = "a divisor of their number" if ordered else f"1 to {releases}"
         raise ValueError(f"number: got {number} for {releases} encodings, wanted {wanted}")
-    if labels is not None and len(labels) != releases:
-        raise ValueError(f"labels: got {len(labels)} for {releases} encodings, wanted one each")
+    if labels is not None:
+        check_tensor("labels", labels, "class probabilities (releases, classes)", exact=True)
+        _check_range("labels", labels, 0.1)
+        if len(labels) != releases:
+            raise ValueError(f"labels: got {len(labels)} for {releases} encodings, wanted one each")
+    _check_range("encodings", encodings, 1e-6)
     flat = float64(encodings).flatten(1).cpu()
-    if float((flat - flat.clamp(0, 1)).abs().max()) > 1e-6:
-        raise ValueError(
-            f"encodings: got values from {float(flat.min()):.3g} to {float(flat.max()):.3g}, wanted [0, 1]"
-        )
     pixels = flat.shape[1]
     columns = [flat, 1 - flat, *([] if labels is None else [weight * float64(labels).cpu()])]
     matrix = torch.cat(columns, dim=1).clamp_min(0).numpy()
@@ -184,6 +204,13 @@ def factorize(
         coefficients=torch.from_numpy(coefficients * scales),
         residual=float(search.reconstruction_err_ / np.linalg.norm(matrix)),
     )
+
+
+def _check_range(name: str, values: Tensor, tolerance: float) -> None:
+    """Raise a ``ValueError`` unless values are in [0, 1], but for the error of a recovery."""
+    least, most = float(values.min()), float(values.max())
+    if least < -tolerance or most > 1 + tolerance:
+        raise ValueError(f"{name}: got values from {least:.3g} to {most:.3g}, wanted [0, 1]")
 
 
 def _quotient(above: Tensor, below: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gilearn.federated import Client, Defense, Observation
+from gilearn.federated.checks import check_number, check_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +35,15 @@ class Dropout(Defense):
     p: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.p < 1:
-            raise ValueError(f"p: got {self.p}, wanted 0 to below 1")
+        check_number("p", self.p, lambda p: 0 <= p < 1, "0 to below 1")
 
     def insert(self, model: nn.Module) -> nn.Module:
         """Return a copy of a model with an ``nn.Dropout`` in front of its last fully connected layer.
 
         The parameters keep their order; a gradient of one is a gradient of the other.
         """
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model: got a {type(model).__name__}, wanted a torch.nn.Module")
         model = copy.deepcopy(model)
         name, classifier = _classifier(model)
         parent, _, own = name.rpartition(".")
@@ -227,8 +229,7 @@ class Reshuffling(Defense):
     epochs: int
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ValueError(f"epochs: got {self.epochs}, wanted at least 1")
+        check_whole("epochs", self.epochs)
 
     def data(self, inputs: Tensor, targets: Tensor, client: Client) -> tuple[Tensor, Tensor]:
         """Return every epoch's rows in its order, one epoch after the other; an imagined client's are in their own."""

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from gilearn import data, models
 from gilearn.federated import Defense, LocalSteps, fedavg
+from gilearn.federated.checks import check_whole
 from gilearn.values import Value
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def _check_local(local: object) -> None:
+    if not isinstance(local, LocalSteps):
+        raise ValueError(f"local: got {local!r}, wanted a LocalSteps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +54,11 @@ class Training(Value):
 
     def __post_init__(self) -> None:
         for name in ("examples", "clients", "rounds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, wanted at least 1")
+            check_whole(name, getattr(self, name))
+        for name in ("load", "build"):
+            if not callable(getattr(self, name)):
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, wanted a function")
+        _check_local(self.local)
 
     @property
     def steps(self) -> int:
@@ -65,6 +74,7 @@ class Training(Value):
         Raises:
             ValueError: The budget is no multiple of them.
         """
+        _check_local(local)
         if self.steps % local.steps:
             raise ValueError(f"local: got {local.steps} steps a round, wanted a divisor of the budget, {self.steps}")
         return self.replace(local=local, rounds=self.steps // local.steps)
@@ -135,8 +145,16 @@ def measure(
     """
     import pandas as pd
 
-    if not list(seeds):
+    _check_task(task)
+    if not isinstance(cast(object, seeds), Iterable):
+        raise ValueError(f"seeds: got {seeds!r}, wanted a list of whole numbers")
+    seeds = list(seeds)
+    for seed in seeds:
+        check_whole("seeds", seed, 0)
+    if not seeds:
         raise ValueError("seeds: got none, wanted at least one")
+    if predict is not None and not callable(predict):
+        raise ValueError(f"predict: got {predict!r}, wanted a function of model and inputs")
     inputs, labels = task.load(fold)
     held = task.clients * task.examples
     if len(inputs) < held + 2:
@@ -155,6 +173,9 @@ def measure(
         if model is not None:
             with torch.no_grad():
                 scores = (predict or (lambda net, given: net(given)))(model, x[chosen])
+            if scores.ndim != 2 or len(scores) != len(x[chosen]):
+                wanted = f"class scores ({len(x[chosen])}, classes)"
+                raise ValueError(f"predict: got scores of shape {tuple(scores.shape)}, wanted {wanted}")
             row["accuracy"] = float((scores.argmax(1) == y[chosen]).double().mean())
         rows.append(row | {"seconds": seconds, "megabytes": megabytes})
     return pd.DataFrame(rows).astype({"accuracy": float})
@@ -173,6 +194,9 @@ def tuned(
 
     Chapter: how-to-judge.
     """
+    _check_task(task)
+    if not list(rates):
+        raise ValueError("rates: got none, wanted at least one")
 
     def at(rate: float) -> Training:
         return task.replace(local=LocalSteps(steps=task.local.steps, lr=rate, batch_size=task.local.batch_size))
@@ -182,6 +206,11 @@ def tuned(
         return float(found["accuracy"].fillna(0).mean())
 
     return at(max(rates, key=score))
+
+
+def _check_task(task: object) -> None:
+    if not isinstance(task, Training):
+        raise ValueError(f"task: got {task!r}, wanted a Training, such as TASKS['digits']")
 
 
 def _trained(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -24,6 +25,41 @@ def check_names(argument: str, names: Sequence[str], known: Iterable[str]) -> tu
     for name in names:
         check_name(argument, name, known)
     return tuple(names)
+
+
+def check_whole(argument: str, value: Any, least: int = 1) -> None:
+    """Raise a ``ValueError`` unless a value is a whole number, and at least this."""
+    if type(value) is bool or not isinstance(value, Integral):
+        raise ValueError(f"{argument}: got {value!r}, wanted a whole number, at least {least}")
+    if value < least:
+        raise ValueError(f"{argument}: got {value}, wanted at least {least}")
+
+
+def check_number(argument: str, value: Any, fits: Callable[[Any], bool], wanted: str) -> None:
+    """Raise a ``ValueError`` unless a value is a number, or a tensor of one, that fits; NaN has to fail there."""
+    number = isinstance(value, Real) or (isinstance(value, Tensor) and value.ndim == 0)
+    if isinstance(value, bool) or not number or not fits(value):
+        raise ValueError(f"{argument}: got {value!r}, wanted {wanted}")
+
+
+def check_tensor(argument: str, value: Any, wanted: str = "(n, ...)", *, ndim: int = 2, exact: bool = False) -> None:
+    """Raise a ``ValueError`` unless a value is a tensor of finite floating-point numbers, and not empty.
+
+    Args:
+        argument: Its name.
+        value: What came.
+        wanted: Its shape, in words.
+        ndim: Axes that it has at least.
+        exact: It has just so many.
+    """
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{argument}: got a {type(value).__name__}, wanted a tensor {wanted}")
+    if value.ndim < ndim or (exact and value.ndim != ndim) or value.numel() == 0:
+        raise ValueError(f"{argument}: got shape {tuple(value.shape)}, wanted {wanted}, and none of it empty")
+    if not value.is_floating_point():
+        raise ValueError(f"{argument}: got {value.dtype}, wanted floating-point numbers")
+    if not torch.isfinite(value).all():
+        raise ValueError(f"{argument}: got NaN or infinite values, wanted finite ones")
 
 
 def as_batch(model: nn.Module, x: Any, y: Any) -> tuple[Tensor, Tensor]:

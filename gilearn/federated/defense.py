@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -230,9 +231,13 @@ class Visits(Defense):
     rows: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rows", tuple(int(row) for row in self.rows))
-        if not self.rows or min(self.rows) < 0:
-            raise ValueError(f"rows: got {self.rows}, wanted at least one, from 0")
+        try:
+            rows = tuple(operator.index(row) for row in self.rows)
+        except TypeError as error:
+            raise ValueError(f"rows: got {self.rows!r}, wanted a tuple of whole numbers, from 0") from error
+        object.__setattr__(self, "rows", rows)
+        if not rows or min(rows) < 0:
+            raise ValueError(f"rows: got {rows}, wanted at least one, from 0")
 
     def data(self, inputs: Tensor, targets: Tensor, client: Client) -> tuple[Tensor, Tensor]:
         """Return the rows, in this order."""

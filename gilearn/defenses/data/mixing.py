@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gilearn.federated import Client, Defense, Observation
+from gilearn.federated.checks import check_number, check_tensor, check_whole
 
 _Array = np.ndarray[Any, Any]
 _TRIES = 10_000
@@ -45,8 +46,14 @@ class MixUp(Defense):
     cap: float = 1.0
 
     def __post_init__(self) -> None:
-        if len(self.concentrations) < 2 or not min(self.concentrations) > 0:
-            raise ValueError(f"concentrations: got {self.concentrations}, wanted two or more positive numbers")
+        got = f"concentrations: got {self.concentrations}, wanted two or more positive numbers"
+        if not isinstance(self.concentrations, (tuple, list)) or len(self.concentrations) < 2:
+            raise ValueError(got)
+        if not all(
+            isinstance(each, (int, float)) and 0 < each < np.inf for each in cast(tuple[Any, ...], self.concentrations)
+        ):
+            raise ValueError(got)
+        object.__setattr__(self, "concentrations", tuple(self.concentrations))
         _check_cap(self.cap, len(self.concentrations))
 
     def data(self, inputs: Tensor, targets: Tensor, client: Client) -> tuple[Tensor, Tensor]:
@@ -63,6 +70,10 @@ class MixUp(Defense):
             lambda number: random.dirichlet(self.concentrations, number), lambda c: c.max(1) <= self.cap, len(inputs)
         )
         return _mixed(inputs, rows, coefficients), _mixed(_probabilities(targets, inputs, client), rows, coefficients)
+
+    def objective(self, objective: nn.Module, client: Client) -> nn.Module:
+        """Return the loss as it is, if it takes class probabilities."""
+        return _takes_probabilities(objective)
 
     def public(self, seen: Observation) -> Defense:
         """Return this rule."""
@@ -107,13 +118,14 @@ class InstaHide(Defense):
 
     def __post_init__(self) -> None:
         least = 2 if self.public_images is None else 3
-        if self.k < least:
-            raise ValueError(f"k: got {self.k}, wanted at least {least}")
+        check_whole("k", self.k, least)
         _check_cap(self.cap, self.k)
-        if not 0 <= self.share < 1:
-            raise ValueError(f"share: got {self.share}, wanted 0 to below 1")
-        if self.public_images is not None and len(self.public_images) < self.k - 2:
-            raise ValueError(f"public_images: got {len(self.public_images)}, wanted at least k - 2 = {self.k - 2}")
+        check_number("share", self.share, lambda share: 0 <= share < 1, "0 to below 1")
+        check_number("center", self.center, lambda center: 0 <= center <= 1, "a value of the pixels, 0 to 1")
+        if self.public_images is not None:
+            check_tensor("public_images", self.public_images)
+            if len(self.public_images) < self.k - 2:
+                raise ValueError(f"public_images: got {len(self.public_images)}, wanted at least k - 2 = {self.k - 2}")
         if self.entropy not in ("system", "client"):
             raise ValueError(f"entropy: got {self.entropy!r}, wanted 'system' or 'client'")
 
@@ -147,6 +159,10 @@ class InstaHide(Defense):
         bits = secrets.token_bytes(-(-inputs.numel() // 8)) if system else random.bytes(-(-inputs.numel() // 8))
         key = torch.from_numpy(np.unpackbits(np.frombuffer(bits, np.uint8))[: inputs.numel()]).view(inputs.shape)
         return self.center + (2 * key.to(inputs) - 1) * (_mixed(pool, rows, coefficients) - self.center), labels
+
+    def objective(self, objective: nn.Module, client: Client) -> nn.Module:
+        """Return the loss as it is, if it takes class probabilities."""
+        return _takes_probabilities(objective)
 
     def public(self, seen: Observation) -> Defense:
         """Return this rule, whose draws an attacker makes from its own generator; no key is part of it."""
@@ -198,11 +214,15 @@ class MixupInference(nn.Module):
         super().__init__()
         if rule not in ("PL", "OL"):
             raise ValueError(f"rule: got {rule!r}, wanted 'PL' or 'OL'")
-        if not 0 < share <= 1:
-            raise ValueError(f"share: got {share}, wanted above 0 and up to 1")
-        if draws < 1:
-            raise ValueError(f"draws: got {draws}, wanted at least 1")
-        if len(labels) != len(samples) or not len(samples):
+        check_number("share", share, lambda share: 0 < share <= 1, "above 0 and up to 1")
+        check_whole("draws", draws)
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model: got a {type(model).__name__}, wanted a torch.nn.Module")
+        check_tensor("samples", samples)
+        whole = isinstance(labels, Tensor) and labels.ndim == 1 and not labels.is_floating_point()
+        if not whole or bool((labels < 0).any()):
+            raise ValueError(f"labels: got {labels!r}, wanted a tensor of classes (n,), from 0")
+        if len(labels) != len(samples):
             raise ValueError(f"labels: got {len(labels)} for {len(samples)} samples, wanted one each, and at least one")
         self.model, self.samples, self.labels = model, samples, labels
         self.rule, self.share, self.draws = rule, share, draws
@@ -212,8 +232,12 @@ class MixupInference(nn.Module):
         """Return logarithms of the mean probabilities (batch, classes), differentiable with respect to the inputs.
 
         Raises:
-            ValueError: There is no sample of a class that is asked for.
+            ValueError: There is no sample of a class that is asked for, or the inputs are not of the samples' shape.
         """
+        check_tensor("inputs", inputs)
+        if inputs.shape[1:] != self.samples.shape[1:]:
+            wanted = tuple(self.samples.shape[1:])
+            raise ValueError(f"inputs: got examples of shape {tuple(inputs.shape[1:])}, wanted {wanted}, as samples")
         with torch.no_grad():
             predicted = self.model(inputs).argmax(dim=1).cpu()
         labels = self.labels.cpu()
@@ -265,6 +289,12 @@ def _probabilities(targets: Tensor, inputs: Tensor, client: Client) -> Tensor:
     return targets if targets.is_floating_point() else F.one_hot(targets, client.num_classes).to(inputs)
 
 
+def _takes_probabilities(objective: nn.Module) -> nn.Module:
+    loss = getattr(objective, "loss", "cross_entropy")
+    if loss != "cross_entropy":
+        raise ValueError(f"loss: got {loss!r}, wanted 'cross_entropy', which takes the probabilities of mixed labels")
+    return objective
+
+
 def _check_cap(cap: float, k: int) -> None:
-    if not 1 / k < cap <= 1:
-        raise ValueError(f"cap: got {cap}, wanted above 1/{k} and at most 1")
+    check_number("cap", cap, lambda cap: 1 / k < cap <= 1, f"above 1/{k} and at most 1")

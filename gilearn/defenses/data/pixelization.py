@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gilearn.federated import Client, Defense, Observation
+from gilearn.federated.checks import check_number, check_tensor, check_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +44,8 @@ class DPPix(Defense):
 
     def __post_init__(self) -> None:
         for name in ("cell", "m"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, wanted at least 1")
-        if not self.epsilon > 0:
-            raise ValueError(f"epsilon: got {self.epsilon}, wanted a positive number")
+            check_whole(name, getattr(self, name))
+        check_number("epsilon", self.epsilon, lambda epsilon: epsilon > 0, "a positive number")
 
     def sensitivity(self, channels: int = 1) -> float:
         """Return by how much m pixels change the means of all cells, in absolute values added up, at most."""
@@ -54,10 +53,12 @@ class DPPix(Defense):
 
     def scale(self, channels: int = 1) -> float:
         """Return the Laplace scale of every cell in every channel, in the pictures' units, where white is 1."""
+        check_whole("channels", channels)
         return self.sensitivity(channels) / self.epsilon
 
     def release(self, pictures: Tensor, *, seed: int = 0) -> Tensor:
         """Return a release of pictures (n, channels, height, width), to publish it or to train on it."""
+        check_tensor("pictures", pictures, "(n, channels, height, width)", ndim=4, exact=True)
         generator = torch.Generator().manual_seed(seed)
         return self._released(pictures, Client(model=nn.Identity(), num_classes=1, generator=generator))
 
@@ -101,8 +102,7 @@ class DPBlur(DPPix):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.sigma > 0:
-            raise ValueError(f"sigma: got {self.sigma}, wanted a positive number")
+        _check_sigma(self.sigma)
 
     def _released(self, pictures: Tensor, client: Client) -> Tensor:
         return blurred(super()._released(pictures, client), self.sigma)
@@ -116,16 +116,21 @@ def cells(pictures: Tensor, cell: int) -> Tensor:
 
     Chapter: pixelization. Source: fan2018.
     """
-    if pictures.ndim != 4 or not pictures.is_floating_point():
-        shape = f"{pictures.dtype} of shape {tuple(pictures.shape)}"
-        raise ValueError(f"pictures: got {shape}, wanted floating point (n, channels, height, width)")
+    _check_pictures(pictures)
+    check_whole("cell", cell)
     if any(side % cell for side in pictures.shape[2:]):
         raise ValueError(f"cell: got {cell}, which does not divide the sides {tuple(pictures.shape[2:])}")
     return F.avg_pool2d(pictures, cell)
 
 
 def blurred(pictures: Tensor, sigma: float) -> Tensor:
-    """Return pictures (n, channels, height, width) under a Gaussian blur of ``sigma`` pixels; see :class:`DPBlur`."""
+    """Return pictures (n, channels, height, width) under a Gaussian blur of ``sigma`` pixels; see :class:`DPBlur`.
+
+    Raises:
+        ValueError: They are no pictures, or ``sigma`` is not positive and finite.
+    """
+    _check_pictures(pictures)
+    _check_sigma(sigma)
     for axis in (2, 3):
         radius = min(math.ceil(3 * sigma), pictures.shape[axis] - 1)
         kernel = torch.exp(-torch.arange(-radius, radius + 1, dtype=torch.float64).square() / (2 * sigma**2))
@@ -134,3 +139,15 @@ def blurred(pictures: Tensor, sigma: float) -> Tensor:
         padded = F.pad(pictures, padding, mode="reflect")
         pictures = F.conv2d(padded, weight.expand(pictures.shape[1], 1, -1, -1), groups=pictures.shape[1])
     return pictures
+
+
+def _check_pictures(pictures: Tensor) -> None:
+    """Raise a ``ValueError`` unless they are, by type and shape alone: a search differentiates through here."""
+    if not isinstance(pictures, Tensor) or pictures.ndim != 4 or not pictures.is_floating_point():
+        tensor = isinstance(pictures, Tensor)
+        got = f"{pictures.dtype} of shape {tuple(pictures.shape)}" if tensor else f"a {type(pictures).__name__}"
+        raise ValueError(f"pictures: got {got}, wanted floating point (n, channels, height, width)")
+
+
+def _check_sigma(sigma: float) -> None:
+    check_number("sigma", sigma, lambda sigma: 0 < sigma < math.inf, "a positive number")

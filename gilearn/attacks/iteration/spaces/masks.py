@@ -8,10 +8,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from gilearn.attacks.iteration.checks import check_ingredient, check_tuple
 from gilearn.attacks.iteration.initialization import Initialization
 from gilearn.attacks.iteration.spaces.base import Factor, Space
 from gilearn.content import Content
 from gilearn.federated import Observed
+from gilearn.federated.checks import check_tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -37,9 +39,15 @@ class Masks(Content, Space):
 
     def build(self, seen: Observed) -> Factor:
         """Take the masks' shapes and rates from the observation."""
+        if self.initialization is not None:
+            check_ingredient("initialization", self.initialization, "Gaussian()", "__call__")
         shapes: tuple[tuple[int, ...], ...] = tuple(tuple(shape) for shape in getattr(seen, "mask_shapes", ()))
         if not shapes:
             raise ValueError("space: the model drops nothing (no dropout in train mode), so there is no mask to search")
+        check_tuple("known", self.known, "masks.read(seen)")
+        for mask in self.known:
+            if mask is not None:
+                check_tensor("known", mask, "mask, or None", ndim=1)
         known = self.known or (None,) * len(shapes)
         given = [shape if mask is None else tuple(mask.shape) for mask, shape in zip(known, shapes, strict=False)]
         if len(known) != len(shapes) or tuple(given) != shapes:
