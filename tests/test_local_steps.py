@@ -79,6 +79,7 @@ def test_reshuffling_visits_every_row_once_an_epoch_in_an_order_that_only_the_cl
             explaining.append(order)
     assert len(explaining) == 16  # two rows of a mini-batch may change places, in four mini-batches
     # an imagined client visits the data as they stand, which is not how this client did
+    assert seen.known("defense") == defense
     plain = federated.observe(model, x, y, local=LOCAL)
     torch.testing.assert_close(flat(seen.simulate(x, y)), flat(plain.shared), rtol=1e-12, atol=1e-15)
     assert (0, 1, 2, 3, 0, 1, 2, 3) not in explaining
