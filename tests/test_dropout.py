@@ -38,16 +38,30 @@ def observed(model, x, y, seed=0):
 
 
 @pytest.mark.parametrize(
-    "build", [encoder, lambda: models.mlp(64, (8,)).double(), lambda: models.mlp(4, (), 3)[1].double()]
+    "build",
+    [
+        encoder,
+        lambda: models.mlp(64, (8,)).double(),
+        lambda: models.mlp(4, (), 3)[1].double(),
+        lambda: nn.Sequential(encoder(), nn.Identity()),
+    ],
+    ids=["encoder", "perceptron", "layer", "nested"],
 )
 def test_the_layer_is_in_front_of_the_classifier_and_changes_no_parameter(build):
     model = build()
+    given = torch.rand(
+        3, 4 if isinstance(model, nn.Linear) else 64, generator=torch.Generator().manual_seed(0)
+    ).double()
+    given = given if isinstance(model, nn.Linear) else given.view(3, 1, 8, 8)
     before = [parameter.clone() for parameter in model.parameters()]
     inserted = defenses.Dropout(p=0.3).insert(model)
     assert not any(isinstance(module, nn.Dropout) for module in model.modules())
     assert sum(isinstance(module, nn.Dropout) for module in inserted.modules()) == 1
     assert all(map(torch.equal, before, inserted.parameters()))
-    assert defenses.Dropout(p=0.3).insert(model.eval()).training is False
+    order = [type(module) for module in inserted.modules() if isinstance(module, (nn.Dropout, nn.Linear))]
+    assert order[-2:] == [nn.Dropout, nn.Linear]
+    torch.testing.assert_close(inserted.eval()(given), model(given))
+    assert not any(module.training for module in defenses.Dropout(p=0.3).insert(model.eval()).modules())
 
 
 def test_a_client_s_own_layer_is_the_inserted_one():

@@ -91,6 +91,35 @@ def test_fewer_encodings_are_searched_from_several_starts(digits):
     assert 0.05 < exact[0] < exact[1]
 
 
+def test_a_search_can_begin_at_pictures_and_its_starts_at_a_seed(digits):
+    x = digits[0][:12]
+    encodings, weights = mixtures(x, 4, 0.5, k=4)
+    assert float((solve(encodings, weights, start=x) - x).abs().max()) < 1e-8
+    one, same, other = (solve(encodings, weights, restarts=1, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.allclose(one, other)
+
+
+@pytest.mark.parametrize("center", [0.0, 0.5])
+def test_pictures_of_disturbed_encodings_stay_in_their_range(digits, center):
+    """About zero they are the bounded least squares, pixel by pixel."""
+    x = digits[0][:8]
+    encodings, weights = mixtures(x, 12, center)
+    noise = torch.randn(encodings.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    encodings = encodings + 0.1 * noise
+    found = solve(encodings, weights, center=center)
+    assert float(found.min()) >= -1e-9
+    assert float(found.max()) <= 1 + 1e-9
+    if center == 0:
+        slope = torch.einsum("ep,e...->p...", weights, torch.einsum("ep,p...->e...", weights, found) - encodings.abs())
+        inside = (found > 1e-9) & (found < 1 - 1e-9)
+        assert float(slope[inside].abs().max()) < 1e-9
+        assert float(slope[found <= 1e-9].min()) > -1e-9
+        assert float(slope[found >= 1 - 1e-9].max()) < 1e-9
+        assert int((found <= 1e-9).sum()) > 0
+        assert int((found >= 1 - 1e-9).sum()) > 0
+
+
 def test_known_partners_fix_the_signs(digits):
     x = digits[0][:40]
     encodings, weights = mixtures(x, 8, 0.5, k=4)
@@ -135,8 +164,17 @@ def test_clusters_that_labels_help_to_find(digits):
     singles = torch.cat([0.5 - magnitudes, 0.5 + magnitudes]).flatten(1)
     best = torch.stack([-10 * (singles - one).square().mean(1).min().log10() for one in x.flatten(1)])
     assert metrics.psnr(found, x) > float(best.mean()) + 10
-    again, _ = labelled_coefficients(encodings, labels, 15, restarts=2)
-    assert torch.equal(weights, again)
+    torch.testing.assert_close(weights.sum(1), labels.sum(1))
+    assert float(start.min()) >= 0
+    assert float(start.max()) <= 1
+
+    def gap(weights, start):
+        return float(((torch.einsum("ep,p...->e...", weights, start - 0.5)).abs() - magnitudes).square().mean())
+
+    one, again, other = (labelled_coefficients(encodings, labels, 15, restarts=1, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(one[0], again[0])
+    assert not torch.equal(one[0], other[0])
+    assert gap(weights, start) <= gap(*one) + 1e-12
 
 
 def test_shapes_types_and_seeds(digits):

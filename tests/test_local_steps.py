@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gilearn import attacks, defenses, federated, metrics, models
-from gilearn.attacks import labels
+from gilearn.attacks import labels, local_steps
 from gilearn.federated import LocalSteps, Observation, Visits
 
 ORDER = (2, 0, 3, 1, 0, 1, 2, 3)
@@ -79,6 +79,7 @@ def test_reshuffling_visits_every_row_once_an_epoch_in_an_order_that_only_the_cl
             explaining.append(order)
     assert len(explaining) == 16  # two rows of a mini-batch may change places, in four mini-batches
     # an imagined client visits the data as they stand, which is not how this client did
+    assert seen.known("defense") == defense
     plain = federated.observe(model, x, y, local=LOCAL)
     torch.testing.assert_close(flat(seen.simulate(x, y)), flat(plain.shared), rtol=1e-12, atol=1e-15)
     assert (0, 1, 2, 3, 0, 1, 2, 3) not in explaining
@@ -89,16 +90,22 @@ def test_reshuffling_visits_every_row_once_an_epoch_in_an_order_that_only_the_cl
 
 def test_a_surrogate_is_the_gradient_at_a_model_on_the_line(model, batch):
     x, y = batch
-    seen = federated.observe(model, x, y, local=LocalSteps(steps=5, lr=0.1), declare=["labels", "batch_norm"])
+    seen = federated.observe(
+        model, x, y, local=LocalSteps(steps=5, lr=0.1), declare=["labels", "targets", "batch_norm"]
+    )
     at, first, last = walked(x, y, [[0, 1, 2, 3]] * 5, 0.1)
     for share in (0.0, 0.4, 1.0):
         view = attacks.surrogate(seen, share=share)
         assert view.local is None
-        assert set(view.knowledge) == {"labels"}
+        assert set(view.knowledge) == {"labels", "targets"}
         torch.testing.assert_close(flat(view.shared), (first - last) / 0.5)
         wanted = gradient(at, x, y, first + share * (last - first))
         torch.testing.assert_close(flat(view.simulate(x, y, create_graph=False)), wanted)
     assert torch.equal(flat(seen.model.parameters()).detach(), first), "the observation's own model has moved"
+    withheld = attacks.surrogate(seen.replace(shared=(None, *seen.shared[1:])), share=1.0)
+    ends = zip(withheld.model.parameters(), attacks.surrogate(seen, share=1.0).model.parameters(), strict=True)
+    assert [torch.equal(one, other) for one, other in ends] == [False, True, True, True]
+    assert torch.equal(next(withheld.model.parameters()), next(seen.model.parameters()))
 
 
 def test_the_midpoint_is_right_to_second_order(model, batch):
@@ -127,6 +134,31 @@ def test_an_unknown_order_is_found_with_the_inputs(model, batch):
     assert [set(rows[k : k + 2]) for k in range(0, 8, 2)] == [set(ORDER[k : k + 2]) for k in range(0, 8, 2)]
     assert len(found.restarts) > 1
     assert found.restarts[-1]["rows"] == found.details["rows"]
+
+
+def test_starts_are_by_turns_what_fits_one_gradient_and_a_random_order(model, batch, monkeypatch):
+    """An update that ends within an epoch: its order is of whole epochs all the same."""
+    shares = []
+
+    def surrogate(seen, *, share):
+        shares.append(share)
+        return attacks.surrogate(seen, share=share)
+
+    monkeypatch.setattr(local_steps, "surrogate", surrogate)
+    local = LocalSteps(steps=3, lr=0.3, batch_size=2)
+    seen = federated.observe(model, *batch, local=local, defense=Visits(rows=ORDER[:6]), declare=["labels"])
+    attack = attacks.UnknownOrder(turns=1, starts=3)
+    attack = attack.replace(search=attack.search.replace(iterations=2, explained=0.0))
+    found = attack(seen, seed=3)
+    assert shares == [pytest.approx(1 / 3)]
+    assert found.seed == 3
+    assert len(found.restarts) == 3
+    assert found.residual == pytest.approx(min(one["residual"] for one in found.restarts))
+    rows = [one["rows"] for one in found.restarts]
+    assert all(sorted(order[part]) == [0, 1, 2, 3] for order in rows for part in (slice(4), slice(4, 8)))
+    generator = torch.Generator().manual_seed(3)
+    drawn = [tuple(torch.cat([torch.randperm(4, generator=generator) for _ in range(2)]).tolist()) for _ in range(3)]
+    assert [one == other for one, other in zip(rows, drawn, strict=True)] == [False, True, False]
 
 
 def test_an_unknown_order_before_a_known_defense(model, batch):

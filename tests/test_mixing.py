@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gilearn import attacks, federated, metrics, models
-from gilearn.defenses import InstaHide, MixUp
+from gilearn.defenses import InstaHide, MixUp, MixupInference
 from gilearn.federated import Client, LocalSteps
 
 FOUR = MixUp(concentrations=(3.0, 1.0, 1.0, 1.0), cap=0.65)
@@ -121,6 +121,10 @@ def test_system_entropy_is_no_seed_and_the_clients_is():
     assert not torch.equal(*(key(InstaHide(), zeros, client()) for _ in range(2)))
     assert torch.equal(*(key(HIDE, zeros, client()) for _ in range(2)))
     assert not torch.equal(*(key(HIDE, zeros, client(seed)) for seed in range(2)))
+    first, second = (coefficients(InstaHide(center=0.0), 8).abs() for _ in range(2))
+    assert ((first > 0) != (second > 0)).any(), "partners come of no seed"
+    own = [row[row > 0].sort().values for row in (first[0], second[0])]
+    assert not torch.allclose(*own), "nor do coefficients"
     assert InstaHide().entropy == "system", "the safe one is the default"
     drawing = client()
     before = drawing.generator.get_state()
@@ -160,6 +164,9 @@ def test_a_client_shares_the_gradient_of_its_encodings(batch, defense):
     wanted = flat(torch.autograd.grad(by_hand, tuple(model.parameters())))
     torch.testing.assert_close(flat(seen.shared), wanted)
     torch.testing.assert_close(flat(seen.simulate(mixed, labels, create_graph=False)), wanted)
+    drawing = torch.Generator().manual_seed(5)
+    mixing = seen.simulate(*batch, create_graph=False, generator=drawing)
+    torch.testing.assert_close(flat(mixing), wanted, msg="an attacker who guesses the seed mixes as the client did")
     unmixed = flat(federated.observe(model, *batch).shared)
     assert float((wanted - unmixed).norm() / unmixed.norm()) > 0.1
 
@@ -182,6 +189,20 @@ def test_mixing_is_fresh_in_every_round_and_at_every_client(batch):
         rounds = list(federated.fedavg(model, clients, one, num_rounds=2, defense=defense))
         found = [attacks.PPDL_AHE(r.observations[k]).inputs.flatten() for r in rounds for k in range(2)]
         assert min(float((a - b).norm()) for i, a in enumerate(found) for b in found[:i]) > 0.1
+
+
+def test_inference_draws_anew_at_each_call_and_is_differentiable(batch):
+    model = models.mlp(64, (8,)).double()
+    x = batch[0][:3]
+    first, again = (MixupInference(model, *batch, draws=2, seed=1) for _ in range(2))
+    answers = [first(x), first(x)]
+    assert not torch.equal(*answers)
+    assert all(torch.equal(one, again(x)) for one in answers), "the seed repeats them, one by one"
+    sample, label = batch[0][3:4], (model(x[:1]).argmax(1) + 1) % 10  # one of another class, so that nothing is drawn
+    answer = MixupInference(model, sample, label, share=0.7)
+    at = x[:1].clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(model(0.7 * at + 0.3 * sample).log_softmax(1)[0, 2], at)
+    torch.testing.assert_close(torch.autograd.grad(answer(at)[0, 2], at)[0], wanted)
 
 
 @pytest.mark.parametrize(

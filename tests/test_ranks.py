@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 import torch
 
@@ -123,6 +124,31 @@ def test_architectures_by_what_they_hide():
     assert table.loc["8 channels"].tolist() == [796, 64, 64, 0, 0, 0]
     assert table.loc["perceptron", ["rank", "deficiency"]].tolist() == [64, 0]
     assert bool((table["rank"] <= table[["parameters", "unknowns"]].min(axis=1)).all())
+
+
+def test_architectures_are_ranked_by_rank_and_then_by_deficiency(monkeypatch):
+    """And what the counts are of: a random input that the seed draws, and the loss."""
+    nets = {name: models.mlp(3, (), 2) for name in "abc"}
+    spectra = iter([[1e3, 1.0, 1e-5], [1e-9, 1e-9, 0], [5.0, 0, 0]])
+    deficiencies = iter([0, 5, 3])
+    asked = []
+
+    def spectrum(model, x, y, *, loss):
+        asked.append((x, loss))
+        return torch.tensor(next(spectra))
+
+    def report(model, shape, *, seed):
+        asked.append(seed)
+        return pd.DataFrame({"deficiency": [next(deficiencies)]})
+
+    monkeypatch.setattr(ranks, "gradient_spectrum", spectrum)
+    monkeypatch.setattr(ranks, "rank_report", report)
+    table = ranks.compare_architectures(nets, (3,), loss="logistic", seed=4)
+    assert table["hidden"].to_dict() == {"c": 2, "b": 1, "a": 1}
+    assert list(table.index) == ["c", "b", "a"]
+    wanted = torch.rand(1, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    assert asked[::2] == [4, 4, 4]
+    assert all(torch.equal(x, wanted) and loss == "logistic" for x, loss in asked[1::2])
 
 
 def test_an_architecture_with_one_logit_has_the_logistic_loss():

@@ -108,6 +108,16 @@ def test_the_record_of_table_1_is_of_today_s_presets(setting):
     assert (row.told, row.batch, row["mode"]) == (setting.told, setting.batch, setting.mode)
 
 
+def test_table_1_joins_each_row_s_own_setting():
+    joined, own = survey.table_1(results=True), survey.measured().query("part == 'row'").set_index("row")
+    shared = ["pixels", "network", "batch", "changes"]
+    for name in joined.index:
+        for ours, column in zip([f"ours_{one}" for one in shared], shared, strict=True):
+            assert joined.loc[name, ours] == own.loc[name, column]
+        assert joined.loc[name, "psnr"] == own.loc[name, "psnr"]
+        assert joined.loc[name, "network"] == survey.find(name).network
+
+
 def test_the_survey_s_mark_t_has_two_training_states():
     states = survey.measured().groupby("row").part.agg(set)
     for row in survey.TABLE_1:

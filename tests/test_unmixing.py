@@ -76,6 +76,21 @@ def test_labels_help_where_pixels_leave_it_open(clients):
     assert metrics.psnr(blind.pictures, clients[0]) < metrics.psnr(told.pictures, clients[0]) - 20
 
 
+def test_the_residual_is_what_one_picture_leaves():
+    """Of one picture the best factorization is known: the largest singular value, with labels weighed."""
+    generator = torch.Generator().manual_seed(0)
+    encodings = torch.rand(6, 1, 2, 2, generator=generator, dtype=torch.float64)
+    labels = torch.rand(6, 3, generator=generator, dtype=torch.float64)
+    flat = encodings.flatten(1)
+    for given, weight in ((None, 3.0), (labels, 3.0), (labels, 0.5)):
+        matrix = torch.cat([flat, 1 - flat, *([] if given is None else [weight * given])], dim=1)
+        values = torch.linalg.svdvals(matrix)
+        found = unmixing.factorize(encodings, 1, labels=given, weight=weight)
+        assert found.residual == pytest.approx(float(values[1:].norm() / values.norm()), rel=1e-4)
+    short, long = (unmixing.factorize(encodings, 3, iterations=n).residual for n in (1, 3000))
+    assert long < 0.9 * short
+
+
 def test_factorization_refuses():
     ones = torch.ones(6, 1, 2, 2)
     for call, message in (

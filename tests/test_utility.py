@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from gilearn import data, defenses, federated, models
 from gilearn.defenses import utility
-from gilearn.federated import LocalSteps
+from gilearn.federated import Defense, LocalSteps
 
 SMALL = utility.TASKS["digits"].replace(examples=40, rounds=4, local=LocalSteps(steps=3, lr=0.5, batch_size=20))
 
@@ -45,6 +48,8 @@ def test_a_seed_makes_a_pair_and_another_seed_another_case():
     one, same = (utility.measure(SMALL, seeds=(0, 1)) for _ in range(2))
     assert one.accuracy.tolist() == same.accuracy.tolist()
     assert one.accuracy[0] != one.accuracy[1]
+    assert one.seconds.min() > 0
+    assert one.megabytes[0] == one.megabytes[1]
     other = utility.measure(SMALL, seeds=(0, 1), fold=1)
     assert other.accuracy.tolist() != one.accuracy.tolist()
 
@@ -93,10 +98,50 @@ def test_tuned_takes_the_best_rate():
     assert found.replace(local=SMALL.local) == SMALL
 
 
+def test_tuned_measures_validation_examples_of_other_seeds_with_the_defense(monkeypatch):
+    asked = []
+
+    def measure(task, **options):
+        asked.append(options)
+        return pd.DataFrame({"accuracy": [task.local.lr, 0.5]})
+
+    monkeypatch.setattr(utility, "measure", measure)
+    noise = defenses.GaussianNoise(std=1.0)
+    assert utility.tuned(SMALL, rates=(0.2, 0.1), defense=noise, fold=1).local.lr == 0.2
+    assert asked == [{"seeds": (5, 6), "validation": True, "defense": noise, "fold": 1}] * 2
+
+
+def test_what_a_defense_draws_follows_from_the_seed():
+    drawn = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class Drawing(Defense):
+        def shared(self, gradients, client):
+            drawn.append(float(client.draw(gradients[0]).sum()))
+            return gradients
+
+    task = SMALL.replace(clients=2, rounds=1)
+    utility.measure(task, defense=Drawing(), seeds=(0, 1, 0))
+    assert drawn[:2] == drawn[4:]
+    assert len({*drawn}) == 4
+
+
 def test_divergence_is_a_missing_accuracy():
     wild = SMALL.replace(local=LocalSteps(steps=3, lr=1e30, batch_size=20), rounds=8)
     assert utility.measure(wild, seeds=(0,)).accuracy.isna().all()
     assert utility.tuned(SMALL, rates=(1e30, 0.1), seeds=(5,)).local.lr == 0.1
+
+
+def test_what_was_uploaded_before_a_divergence_counts():
+    @dataclass(frozen=True, kw_only=True)
+    class Diverging(Defense):
+        def shared(self, gradients, client):
+            client.memory["rounds"] = client.memory.get("rounds", 0) + 1
+            return tuple(g * (torch.inf if client.memory["rounds"] == 3 else 1) for g in gradients)
+
+    found = utility.measure(SMALL, defense=Diverging(), seeds=(0,))
+    assert found.accuracy.isna().all()
+    assert found.megabytes[0] == pytest.approx(utility.measure(SMALL.replace(rounds=2), seeds=(0,)).megabytes[0])
 
 
 @pytest.mark.parametrize("name", utility.TASKS)

@@ -2,7 +2,10 @@
 
 The rows of the survey's Table 1 stand here under the survey's names, ready to call: ``attacks.DLG(seen, seed=0)``.
 ``iteration`` holds the ingredients of those that search (survey, section 2.1), ``recursion`` those that solve (section
-2.2), ``labels`` the rules that read labels off a gradient, ``unmixing`` what takes mixed data apart.
+2.2), ``labels`` the rules that read labels off a gradient, ``disaggregation`` what takes a sum over clients apart.
+
+Against defenses: ``unmixing`` and ``instahide`` take mixed data apart, ``releases`` pictures that were published with
+noise, ``masks`` reads dropout masks, ``local_steps`` searches the order that a client visited its data in.
 """
 
 from gilearn.attacks import instahide, labels, masks, releases, unmixing

@@ -67,7 +67,7 @@ class DPPix(Defense):
         if client.generator is None or self.fresh:
             return self._released(inputs, client), targets
         before, released = client.memory.get("release", (None, None))
-        if before is None or before.shape != inputs.shape or not torch.equal(before, inputs):
+        if before is None or not torch.equal(before, inputs):
             before, released = inputs.detach().clone(), self._released(inputs, client)
             client.memory["release"] = (before, released)
         return released, targets

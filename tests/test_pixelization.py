@@ -100,6 +100,9 @@ def test_another_batch_is_another_release(pictures):
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
     assert not torch.equal(one[:1], fewer)
+    reused = pictures[0].clone()
+    one, _ = defense.data(reused, pictures[1], client)
+    assert not torch.equal(one, defense.data(reused.div_(2), pictures[1], client)[0]), "a buffer that is filled anew"
 
 
 @pytest.mark.parametrize("defense", [DPPix(cell=2, m=4, epsilon=2.0), DPBlur(cell=2, m=4, epsilon=2.0, sigma=0.7)])
