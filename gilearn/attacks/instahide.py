@@ -202,10 +202,10 @@ def labelled_coefficients(
     for name, count in (("pictures", pictures), ("k", k), ("rounds", rounds), ("restarts", restarts)):
         check_whole(name, count)
     check_whole("seed", seed, 0)
-    if not given.sum() > 0:
-        raise ValueError("labels: got zeros alone, wanted class probabilities (encodings, classes)")
     if len(given) != len(magnitudes) or given.min() < 0:
         raise ValueError(f"labels: got {len(given)} down to {given.min():.2g}, wanted {len(magnitudes)} of 0 or more")
+    if not given.sum() > 0:
+        raise ValueError("labels: got zeros alone, wanted class probabilities (encodings, classes)")
     share = given.sum(0) / given.sum() * pictures
     owners = np.repeat(np.arange(len(share)), _rounded(share, pictures))
     products = _pairs(int((share > 0).sum()))

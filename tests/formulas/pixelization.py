@@ -143,13 +143,16 @@ REFUSALS = [
         lambda: DPPix(cell=2, m=1, epsilon=1.0).release(ONE + 1.5),
         "^pictures: got values from 1.5 to 1.5, wanted 0 to 1",
     ),
-    (lambda: DPPix(cell=2, m=1, epsilon=1.0).release(ONE * math.nan), "^pictures: got values from nan"),
+    (
+        lambda: DPPix(cell=2, m=1, epsilon=1.0).release(ONE * math.nan),
+        "^pictures: got NaN or infinite values, wanted finite ones",
+    ),
     (lambda: cells(torch.zeros(4, 4), 2), r"^pictures: got torch.float32 of shape \(4, 4\), wanted floating"),
     (lambda: cells(torch.zeros(1, 1, 4, 4).long(), 2), "^pictures: got torch.int64 of shape"),
     (lambda: combined(ONE[:0]), r"^releases: got shape \(0, 1, 4, 4\), wanted \(releases"),
     (lambda: combined(ONE, how="mode"), "^how: got 'mode', wanted 'median' or 'mean'"),
     (lambda: identified(ONE, ONE[..., :2]), "^candidates: got shapes"),
-    (lambda: identified(ONE, ONE[:0]), "^candidates: got shapes"),
+    (lambda: identified(ONE, ONE[:0]), r"^candidates: got shape \(0, 1, 4, 4\), wanted \(candidates, ...\), and none"),
     (lambda: restored(ONE, public=ONE, public_releases=ONE[..., :2]), "^releases, public, public_releases: got shapes"),
     (lambda: restored(ONE[..., :2], public=ONE, public_releases=ONE), "^releases, public, public_releases: got shapes"),
 ]
