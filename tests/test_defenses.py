@@ -273,3 +273,13 @@ def test_training_a_head_is_reproducible_and_changes_nothing_given():
     assert defense.head.weight.shape == (16, 32)
     with pytest.raises(ValueError, match="split: got 4"):
         defenses.Polarization(split=4).train(model, x, y)
+
+
+def test_a_missing_library_says_what_to_install():
+    from gilearn.defenses._extra import library
+
+    assert library("json").dumps([1]) == "[1]"
+    with pytest.raises(
+        ImportError, match=r"no_such_library\.part: not installed, wanted pip install 'gilearn\[defenses\]'"
+    ):
+        library("no_such_library.part")

@@ -77,6 +77,16 @@ def test_the_widgets_are_an_extra_that_the_two_commands_install():
     assert "ipywidgets" in requirements(["book", "test"])
 
 
+def test_the_libraries_of_the_defenses_are_an_extra_that_the_two_commands_install():
+    extra = set(requirements(["defenses"])) - set(requirements())
+    assert {"cryptography", "opacus", "phe", "tenseal"} <= extra
+    assert extra <= set(requirements(["book"]))
+    heavy = {"Crypto", "cryptography", "gmpy2", "opacus", "phe", "tenseal"}
+    code = f"import sys, gilearn.attacks, gilearn.defenses; print(sorted({heavy} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stdout.strip() == "[]", "importing the package needs no library of the extra"
+
+
 def test_lock_pins_every_dependency_inside_its_range():
     locked = {name.lower().replace("_", "-"): version for name, version in pins().items()}
     for name, specifier in requirements(["book", "test", "browser"]).items():

@@ -29,7 +29,11 @@ from gilearn.federated import Client
 from gilearn.federated.explicit import Explicit
 from gilearn.federated.task import Objective
 
-MODULES = ["gilearn.defenses.gradients", "gilearn.defenses.model"]
+MODULES = [
+    "gilearn.defenses.gradients.compression",
+    "gilearn.defenses.gradients.perturbation",
+    "gilearn.defenses.model",
+]
 NO_FORMULA = {"Polarized"}
 CLASSES = 4
 
