@@ -1,11 +1,12 @@
-"""Aggregations that hide what single clients contribute (survey, section 3.3): a server learns the sum, or not even it.
+"""Defenses of the aggregation (survey, section 3.3): the server learns a sum at most, not what single clients share.
 
-Each is a :class:`gilearn.federated.Aggregation`: ``fedavg(..., aggregation=Paillier())`` runs it every round. Their
-libraries are those of the extra ``defenses``, loaded when a round needs them.
+Each is a :class:`gilearn.federated.Aggregation`, a value of ``fedavg(..., aggregation=...)``. The libraries behind them
+are the extra ``defenses``; this package is imported by name, and loads none of them until a protocol runs.
 """
 
 from gilearn.defenses.aggregation.batchcrypt import BatchCrypt
 from gilearn.defenses.aggregation.ckks import CKKS
 from gilearn.defenses.aggregation.paillier import Paillier
+from gilearn.defenses.aggregation.secure import SecureAggregation
 
-__all__ = ["CKKS", "BatchCrypt", "Paillier"]
+__all__ = ["CKKS", "BatchCrypt", "Paillier", "SecureAggregation"]
