@@ -1,0 +1,9 @@
+"""Defenses of the aggregation (survey, section 3.3): the server learns a sum, and not what single clients share.
+
+Each is a :class:`gilearn.federated.Aggregation`, a value of ``fedavg(..., aggregation=...)``. The libraries behind them
+are the extra ``defenses``; this package is imported by name, and loads none of them until a protocol runs.
+"""
+
+from gilearn.defenses.aggregation.secure import SecureAggregation
+
+__all__ = ["SecureAggregation"]
