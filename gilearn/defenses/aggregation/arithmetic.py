@@ -16,57 +16,13 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from gilearn.defenses.aggregation.sharing import Ring, Stream
+from gilearn.defenses.aggregation.sharing import Ring, Shared, Stream, as_ring, known, spread
 from gilearn.federated.checks import check_whole
 
 Bits = NDArray[np.uint8]
 """Zeros and ones, shared by rows: the bit is their exclusive or."""
 
-_HALF = np.uint64(1) << np.uint64(62)
-
-
-@dataclass(frozen=True, eq=False)
-class Shared:
-    """Numbers of the ring, as the servers hold them: row j is server j's share. Sums and public factors are local.
-
-    Args:
-        rows: (servers, ...), uint64.
-
-    Chapter: multi-party-computation.
-    """
-
-    rows: Ring = field(repr=False)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the numbers."""
-        return self.rows.shape[1:]
-
-    def __add__(self, other: Shared | Ring | int) -> Shared:
-        """Add shared numbers row by row; a public one is added by the first server."""
-        if isinstance(other, Shared):
-            return Shared(self.rows + other.rows)
-        public = _ring(other)
-        rows = np.broadcast_to(self.rows, (len(self.rows), *np.broadcast_shapes(self.shape, public.shape))).copy()
-        rows[0] += public
-        return Shared(rows)
-
-    def __neg__(self) -> Shared:
-        return Shared(-self.rows)
-
-    def __sub__(self, other: Shared | Ring | int) -> Shared:
-        return self + (-other if isinstance(other, Shared) else -_ring(other))
-
-    def __mul__(self, public: Ring | int) -> Shared:
-        """Multiply by public numbers of the ring; every server multiplies its share."""
-        return Shared(self.rows * _ring(public))
-
-    def __getitem__(self, where: tuple[slice | int | None, ...]) -> Shared:
-        return Shared(self.rows[(slice(None), *where)])
-
-    def sum(self, axis: int) -> Shared:
-        """Return the sums along one axis of the numbers, counted from 0."""
-        return Shared(np.add.reduce(self.rows, axis=axis + 1, dtype=np.uint64))
+_OFFSET = 1 << 62
 
 
 class Dealer:
@@ -112,11 +68,6 @@ class Dealer:
         return rows
 
 
-def known(shared: Shared) -> Ring:
-    """Return the numbers behind shares: for who has them all, as the dealer has of what it dealt."""
-    return cast(Ring, np.add.reduce(shared.rows, axis=0, dtype=np.uint64))
-
-
 def xor(rows: Bits) -> Bits:
     """Return the bits behind rows of shares."""
     return cast(Bits, np.bitwise_xor.reduce(rows, axis=0))
@@ -142,15 +93,12 @@ class Masked:
     mask: Shared = field(repr=False)
     bits: Bits | None = field(default=None, repr=False)
 
-    @property
-    def number(self) -> Shared:
-        """The number that was masked, shared."""
-        return self.mask + self.public
-
 
 class Servers:
-    """The servers of a computation on shares. 
-    All other steps use a server's own row of a :class:`Shared`. They follow the protocol (honest but curious).
+    """The servers of a computation on shares, who follow the protocol, and keep what they see (honest but curious).
+
+    Only :meth:`opened` and :meth:`opened_bits` are messages between them; every other step computes each row of shares
+    from that row and from what is public.
 
     Args:
         number: How many, at least 2.
@@ -177,6 +125,11 @@ class Servers:
         self._send(what, 8 * math.prod(shared.shape))
         return known(shared)
 
+    def opened_bits(self, rows: Bits, what: str) -> Bits:
+        """Return bits that are shared bit by bit; else as :meth:`opened`."""
+        self._send(what, -(-math.prod(rows.shape[1:]) // 8))
+        return xor(rows)
+
     def masked(self, shared: Shared, *, bits: bool = False) -> Masked:
         """Return the numbers behind fresh masks; with ``bits`` a sign can be taken.
 
@@ -192,13 +145,13 @@ class Servers:
         With masks a and b, of which the dealer shares the product: x y = (x-a)(y-b) + (x-a) b + (y-b) a + a b.
         """
         triple = self.dealer.share(known(x.mask) * known(y.mask))
-        return triple + y.mask * x.public + x.mask * y.public + x.public * y.public
+        return triple + y.mask * x.public + x.mask * y.public + as_ring(x.public * y.public)
 
     def squares(self, x: Masked) -> Shared:
         """Return the sum of squares along the last axis, shared; the dealer shares one number for each sum."""
-        own = self.dealer.share(np.add.reduce(known(x.mask) ** np.uint64(2), axis=-1, dtype=np.uint64))
+        own = self.dealer.share(np.add.reduce(known(x.mask) * known(x.mask), axis=-1, dtype=np.uint64))
         crossed = (x.mask * x.public * 2).sum(x.public.ndim - 1)
-        return own + crossed + np.add.reduce(x.public**np.uint64(2), axis=-1, dtype=np.uint64)
+        return own + crossed + as_ring(np.add.reduce(x.public * x.public, axis=-1, dtype=np.uint64))
 
     def truncated(self, shared: Shared, bits: int) -> Shared:
         """Return the numbers divided by 2**bits: one of the two neighbours of the quotient, always.
@@ -212,9 +165,9 @@ class Servers:
         mask = self.dealer.random(shared.shape)
         value = known(mask)
         high, top = self.dealer.share(value >> np.uint64(bits)), self.dealer.share(value >> np.uint64(63))
-        public = self.opened(shared + mask + _HALF, "truncation")
+        public = self.opened(shared + mask + _OFFSET, "truncation")
         wrapped = (np.uint64(1) - (public >> np.uint64(63))) << np.uint64(64 - bits)
-        return -high + top * wrapped + ((public >> np.uint64(bits)) - (_HALF >> np.uint64(bits)))
+        return -high + top * wrapped + as_ring(public >> np.uint64(bits)) - (_OFFSET >> bits)
 
     def negative(self, x: Masked, plus: Ring | int = 0) -> Shared:
         """Return 1 where x + plus is below zero, else 0, shared; no one learns which.
@@ -232,8 +185,8 @@ class Servers:
         """
         if x.bits is None:
             raise ValueError("x: got a masked number without bits, wanted masked(..., bits=True)")
-        public = as_bits(x.public + _ring(plus))
-        own = np.broadcast_to(x.bits, (self.number, *public.shape))
+        public = as_bits(x.public + as_ring(plus))
+        own = spread(x.bits, public.shape)
         makes, passes = own & public, own.copy()
         passes[0] ^= public
         top = passes[..., 63]
@@ -251,9 +204,10 @@ class Servers:
         """Return p & q of bits that are shared bit by bit, with broadcasting: a Beaver triple modulo 2."""
         a, b = self.dealer.random_bits(p.shape[1:]), self.dealer.random_bits(q.shape[1:])
         c = self.dealer.share_bits(xor(a) & xor(b))
-        self._send("carries", -(-(math.prod(p.shape[1:]) + math.prod(q.shape[1:])) // 8))
-        d, e = xor(p ^ a), xor(q ^ b)
-        result = c ^ (d & b) ^ (e & a)
+        both = np.concatenate([(p ^ a).reshape(self.number, -1), (q ^ b).reshape(self.number, -1)], axis=1)
+        d, e = np.split(self.opened_bits(both, "carries"), [math.prod(p.shape[1:])])
+        d, e = d.reshape(p.shape[1:]), e.reshape(q.shape[1:])
+        result: Bits = c ^ (d & b) ^ (e & a)
         result[0] ^= d & e
         return result
 
@@ -261,8 +215,7 @@ class Servers:
         """Return a bit that is shared bit by bit as a shared number, 0 or 1."""
         drawn = self.dealer.random_bits(bit.shape[1:])
         number = self.dealer.share(xor(drawn).astype(np.uint64))
-        self._send("bits", -(-math.prod(bit.shape[1:]) // 8))
-        public = xor(bit ^ drawn).astype(np.uint64)
+        public = self.opened_bits(bit ^ drawn, "bits").astype(np.uint64)
         return number * (1 - 2 * public) + public
 
     def _send(self, what: str, length: int) -> None:
@@ -285,7 +238,3 @@ def shifted(shared: Shared, bits: int) -> Shared:
         raise ValueError(f"shared: got the shares of {len(shared.rows)} servers, wanted 2")
     first, second = shared.rows
     return Shared(np.stack([first >> np.uint64(bits), -((-second) >> np.uint64(bits))]))
-
-
-def _ring(value: Ring | int) -> Ring:
-    return np.asarray(value % 2**64 if isinstance(value, int) else value, dtype=np.uint64)

@@ -7,7 +7,7 @@ lacks one holds nothing but uniform numbers; together they hold everything.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gilearn.defenses._extra import library
-from gilearn.federated.checks import check_number, check_whole
+from gilearn.federated.checks import check_whole
 from gilearn.values import Value
 
 Ring = NDArray[np.uint64]
@@ -151,7 +151,7 @@ def split(numbers: Ring, *, servers: int = 2, seeds: bool = True) -> tuple[Share
     Raises:
         ValueError: There are no numbers, or there is only one server.
 
-    Chapter: multi-party-computation. Source: lia2020; METHODS of the survey's section 3.3.
+    Chapter: multi-party-computation. Source: lia2020.
     """
     given = np.asarray(numbers)
     if given.dtype != np.uint64 or given.size == 0:
@@ -169,24 +169,90 @@ def split(numbers: Ring, *, servers: int = 2, seeds: bool = True) -> tuple[Share
     return (*drawn, Share(server=servers - 1, size=size, numbers=last))
 
 
-def combined(shares: Sequence[Share], *, servers: int) -> Ring:
-    """Return the sum of one share from each server: the numbers that were split, or a sum of them.
-
-    Nothing tells whether a share was changed: every set of shares is one of some numbers.
+def collected(messages: Mapping[int, Sequence[Share]], *, servers: int) -> Shared:
+    """Return what the servers hold once every client's shares have arrived, (clients, size), clients in order.
 
     Args:
-        shares: One from every server, in any order.
+        messages: Of every client, by its position, one share for each server.
         servers: How many there are.
 
     Raises:
-        ValueError: A server's share is missing or there twice, or they differ in size.
+        ValueError: There are no clients, a client's share is missing at a server or there twice, or sizes differ. The
+            servers then have to agree on the clients whose shares all of them have, and begin again with these.
 
     Chapter: multi-party-computation.
     """
     check_whole("servers", servers, 2)
-    came = sorted(share.server for share in shares)
-    if came != list(range(servers)):
-        raise ValueError(f"shares: got those of servers {came}, wanted one from each of 0 to {servers - 1}")
-    if len({share.size for share in shares}) > 1:
-        raise ValueError(f"shares: got sizes {[share.size for share in shares]}, wanted one size")
-    return cast(Ring, np.add.reduce([share.grown() for share in shares], dtype=np.uint64))
+    if not messages:
+        raise ValueError("messages: got none, wanted the shares of at least one client")
+    for client, shares in messages.items():
+        came = sorted(share.server for share in shares)
+        if came != list(range(servers)):
+            wanted = f"one for each of the servers 0 to {servers - 1}"
+            raise ValueError(f"messages: got shares of client {client} at the servers {came}, wanted {wanted}")
+    sizes = {share.size for shares in messages.values() for share in shares}
+    if len(sizes) > 1:
+        raise ValueError(f"messages: got sizes {sorted(sizes)}, wanted one")
+    ordered = [sorted(messages[client], key=lambda share: share.server) for client in sorted(messages)]
+    return Shared(np.stack([[share.grown() for share in at_server] for at_server in zip(*ordered, strict=True)]))
+
+
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """Numbers of the ring, as the servers hold them: row j is server j's share. Sums and public factors are local.
+
+    Args:
+        rows: (servers, ...), uint64.
+
+    Chapter: multi-party-computation.
+    """
+
+    rows: Ring = field(repr=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the numbers."""
+        return self.rows.shape[1:]
+
+    def __add__(self, other: Shared | Ring | int) -> Shared:
+        """Add shared numbers row by row; a public one is added by the first server."""
+        if isinstance(other, Shared):
+            return Shared(self.rows + other.rows)
+        public = as_ring(other)
+        rows = spread(self.rows, np.broadcast_shapes(self.shape, public.shape)).copy()
+        rows[0] += public
+        return Shared(rows)
+
+    def __neg__(self) -> Shared:
+        return Shared(-self.rows)
+
+    def __sub__(self, other: Shared | Ring | int) -> Shared:
+        return self + (-other if isinstance(other, Shared) else -as_ring(other))
+
+    def __mul__(self, public: Ring | int) -> Shared:
+        """Multiply by public numbers of the ring; every server multiplies its share."""
+        factors = as_ring(public)
+        return Shared(spread(self.rows, np.broadcast_shapes(self.shape, factors.shape)) * factors)
+
+    def __getitem__(self, where: Any) -> Shared:
+        return Shared(self.rows[(slice(None), *(where if isinstance(where, tuple) else (where,)))])
+
+    def sum(self, axis: int) -> Shared:
+        """Return the sums along one axis of the numbers, counted from 0."""
+        return Shared(np.add.reduce(self.rows, axis=axis + 1, dtype=np.uint64))
+
+
+def known(shared: Shared) -> Ring:
+    """Return the numbers behind shares: for who has them all, as the dealer has of what it dealt."""
+    return np.asarray(np.add.reduce(shared.rows, axis=0, dtype=np.uint64))
+
+
+def spread(rows: Any, shape: tuple[int, ...]) -> Any:
+    """Return every server's row broadcast to a shape of numbers."""
+    ones = (1,) * (len(shape) + 1 - rows.ndim)
+    return np.broadcast_to(rows.reshape(len(rows), *ones, *rows.shape[1:]), (len(rows), *shape))
+
+
+def as_ring(value: Ring | int) -> Ring:
+    """Return public numbers as numbers of the ring; whole numbers may be negative."""
+    return np.asarray(value % 2**64 if isinstance(value, int) else value, dtype=np.uint64)
