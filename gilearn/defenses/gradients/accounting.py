@@ -133,7 +133,7 @@ def sampled_epsilon(
     Args:
         noise_multiplier: Positive.
         delta: Above 0, below 1.
-        sample_rate: Of the coins, above 0, at most 1.
+        sample_rate: Of the coins, above 0, below 1; for 1 :func:`gaussian_epsilon` is exact.
         steps: From 1.
         accountant: One of :data:`ACCOUNTANTS`.
 
@@ -146,7 +146,7 @@ def sampled_epsilon(
     """
     check_number("noise_multiplier", noise_multiplier, lambda value: 0 < value < math.inf, "a positive number")
     _check_delta(delta)
-    check_number("sample_rate", sample_rate, lambda value: 0 < value <= 1, "above 0, at most 1")
+    check_number("sample_rate", sample_rate, lambda value: 0 < value < 1, "above 0, below 1; for 1 gaussian_epsilon")
     check_whole("steps", steps)
     check_name("accountant", accountant, ACCOUNTANTS)
     accountants = library("opacus.accountants")
