@@ -1,6 +1,7 @@
 """Defenses that change what is shared (survey, section 3.3): perturbation and compression."""
 
 from gilearn.defenses.gradients.compression import Mask, Pruning
+from gilearn.defenses.gradients.local_privacy import LDPFed, NbAFL
 from gilearn.defenses.gradients.perturbation import (
     BatchClipping,
     ExampleClipping,
@@ -8,5 +9,18 @@ from gilearn.defenses.gradients.perturbation import (
     GaussianNoise,
     LaplaceNoise,
 )
+from gilearn.defenses.gradients.privacy import DPSGD, PartialNoise
 
-__all__ = ["BatchClipping", "ExampleClipping", "FakeGradients", "GaussianNoise", "LaplaceNoise", "Mask", "Pruning"]
+__all__ = [
+    "DPSGD",
+    "BatchClipping",
+    "ExampleClipping",
+    "FakeGradients",
+    "GaussianNoise",
+    "LDPFed",
+    "LaplaceNoise",
+    "Mask",
+    "NbAFL",
+    "PartialNoise",
+    "Pruning",
+]
