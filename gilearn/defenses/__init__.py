@@ -4,9 +4,12 @@
 ``gradients`` those that change what is shared (3.3); ``accounting`` says what noise is worth in epsilon, ``grouping``
 deals clients to H-FL's mediators, and ``utility`` measures what defenses cost in accuracy. Each is a
 :class:`gilearn.federated.Defense`; ``observe(..., defense=(first, second))`` applies several in order.
+``gradients`` those that change what is shared (3.3); ``utility`` measures what they cost in accuracy, ``auditing``
+attacks a guarantee of differential privacy. Each defense is a :class:`gilearn.federated.Defense`;
+``observe(..., defense=(first, second))`` applies several in order.
 """
 
-from gilearn.defenses import utility
+from gilearn.defenses import auditing, utility
 from gilearn.defenses.data import DPBlur, DPPix, InstaHide, MixUp, MixupInference
 from gilearn.defenses.gradients import (
     DPSGD,
@@ -47,5 +50,6 @@ __all__ = [
     "Reshuffling",
     "accounting",
     "grouping",
+    "auditing",
     "utility",
 ]
