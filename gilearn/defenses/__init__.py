@@ -15,6 +15,7 @@ from gilearn.defenses.gradients import (
     LaplaceNoise,
     Mask,
     Pruning,
+    Soteria,
 )
 from gilearn.defenses.model import Dropout, Polarization, Reshuffling
 
@@ -34,5 +35,6 @@ __all__ = [
     "Polarization",
     "Pruning",
     "Reshuffling",
+    "Soteria",
     "utility",
 ]

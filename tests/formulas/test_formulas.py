@@ -24,6 +24,7 @@ from formulas import (
     optimizers,
     pixelization,
     regularizers,
+    soteria,
     unmixing,
     vertical,
 )
@@ -49,6 +50,7 @@ TABLES = [
     optimizers,
     pixelization,
     regularizers,
+    soteria,
     unmixing,
     vertical,
 ]

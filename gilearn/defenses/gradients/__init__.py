@@ -8,5 +8,15 @@ from gilearn.defenses.gradients.perturbation import (
     GaussianNoise,
     LaplaceNoise,
 )
+from gilearn.defenses.gradients.soteria import Soteria
 
-__all__ = ["BatchClipping", "ExampleClipping", "FakeGradients", "GaussianNoise", "LaplaceNoise", "Mask", "Pruning"]
+__all__ = [
+    "BatchClipping",
+    "ExampleClipping",
+    "FakeGradients",
+    "GaussianNoise",
+    "LaplaceNoise",
+    "Mask",
+    "Pruning",
+    "Soteria",
+]
