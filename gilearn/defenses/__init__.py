@@ -25,6 +25,7 @@ from gilearn.defenses.gradients import (
     Pruning,
     accounting,
     grouping,
+    Soteria,
 )
 from gilearn.defenses.model import Dropout, Polarization, Reshuffling
 
@@ -51,5 +52,6 @@ __all__ = [
     "accounting",
     "grouping",
     "auditing",
+    "Soteria",
     "utility",
 ]

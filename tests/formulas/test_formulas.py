@@ -25,6 +25,7 @@ from formulas import (
     pixelization,
     privacy,
     regularizers,
+    soteria,
     unmixing,
     vertical,
 )
@@ -51,6 +52,7 @@ TABLES = [
     pixelization,
     privacy,
     regularizers,
+    soteria,
     unmixing,
     vertical,
 ]

@@ -13,6 +13,7 @@ from gilearn.defenses.gradients.privacy import DPSGD, PartialNoise
 
 __all__ = [
     "DPSGD",
+from gilearn.defenses.gradients.soteria import Soteria
     "BatchClipping",
     "ExampleClipping",
     "FakeGradients",
@@ -23,4 +24,5 @@ __all__ = [
     "NbAFL",
     "PartialNoise",
     "Pruning",
+    "Soteria",
 ]
