@@ -2,6 +2,7 @@
 
 from gilearn.defenses.gradients.compression import Mask, Pruning
 from gilearn.defenses.gradients.local_privacy import LDPFed, NbAFL
+from gilearn.defenses.gradients.dynamic import Decay, FedCDP, FedSDP
 from gilearn.defenses.gradients.perturbation import (
     BatchClipping,
     ExampleClipping,
@@ -25,4 +26,7 @@ from gilearn.defenses.gradients.soteria import Soteria
     "PartialNoise",
     "Pruning",
     "Soteria",
+    "Decay",
+    "FedCDP",
+    "FedSDP",
 ]
