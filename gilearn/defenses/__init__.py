@@ -14,7 +14,12 @@ from gilearn.defenses.gradients import (
     GaussianNoise,
     LaplaceNoise,
     Mask,
+    PowerSGD,
+    Projection,
     Pruning,
+    Quantization,
+    Signs,
+    per_entry,
 )
 from gilearn.defenses.model import Dropout, Polarization, Reshuffling
 
@@ -32,7 +37,12 @@ __all__ = [
     "MixUp",
     "MixupInference",
     "Polarization",
+    "PowerSGD",
+    "Projection",
     "Pruning",
+    "Quantization",
     "Reshuffling",
+    "Signs",
+    "per_entry",
     "utility",
 ]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gilearn import data, models
 from gilearn.federated import Defense, LocalSteps, fedavg
 from gilearn.federated.checks import check_whole
+from gilearn.federated.defense import as_defense
 from gilearn.values import Value
 
 if TYPE_CHECKING:
@@ -136,7 +137,8 @@ def measure(
 
     Returns:
         A frame with a row a seed: ``seed``; ``accuracy`` in [0, 1], missing if a client's gradient ceased to be finite;
-        ``seconds`` of processor time; ``megabytes`` that one client uploaded.
+        ``seconds`` of processor time; ``megabytes`` that one client uploaded,
+        as the defense encodes them.
 
     Raises:
         ValueError: There are no seeds, or no examples left to test.
@@ -217,11 +219,11 @@ def _trained(
     task: Training, clients: list[tuple[Tensor, Tensor]], defense: Any, seed: int
 ) -> tuple[nn.Module | None, float]:
     """Return the global model after the last round, ready to predict, and the megabytes that a client uploaded."""
-    model, uploaded = task.build(seed).train(), 0
+    model, uploaded = task.build(seed).train(), 0.0
     try:
         for ran in fedavg(model, clients, task.local, num_rounds=task.rounds, defense=defense, seed=seed):
             model = ran.after
-            uploaded += sum(t.numel() * t.element_size() for t in ran.observations[0].shared if t is not None)
+            uploaded += as_defense(defense).bits(ran.observations[0].shared) / 8
     except ValueError as error:
         if "finite" not in str(error):
             raise
