@@ -29,6 +29,11 @@ from gilearn.defenses.gradients import (
     accounting,
     grouping,
     Soteria,
+    PowerSGD,
+    Projection,
+    Quantization,
+    Signs,
+    per_entry,
 )
 from gilearn.defenses.model import Dropout, Polarization, Reshuffling
 
@@ -53,11 +58,16 @@ __all__ = [
     "NbAFL",
     "PartialNoise",
     "Polarization",
+    "PowerSGD",
+    "Projection",
     "Pruning",
+    "Quantization",
     "Reshuffling",
     "accounting",
     "grouping",
     "auditing",
     "Soteria",
+    "Signs",
+    "per_entry",
     "utility",
 ]

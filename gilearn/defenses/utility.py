@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gilearn import data, models
 from gilearn.federated import Aggregation, Defense, LocalSteps, fedavg
 from gilearn.federated.checks import check_whole
+from gilearn.federated.defense import as_defense
 from gilearn.values import Value
 
 if TYPE_CHECKING:
@@ -138,7 +139,8 @@ def measure(
 
     Returns:
         A frame with a row a seed: ``seed``; ``accuracy`` in [0, 1], missing if a client's gradient ceased to be finite;
-        ``seconds`` of processor time; ``megabytes`` that one client uploaded.
+        ``seconds`` of processor time; ``megabytes`` that one client uploaded,
+        as the defense encodes them.
 
     Raises:
         ValueError: There are no seeds, or no examples left to test.
@@ -221,10 +223,12 @@ def _trained(
     """Return the global model after the last round, ready to predict, and the megabytes that a client uploaded."""
     model, uploaded = task.build(seed).train(), 0
     options = {"num_rounds": task.rounds, "defense": defense, "aggregation": aggregation, "seed": seed}
+    model, uploaded = task.build(seed).train(), 0.0
     try:
         for ran in fedavg(model, clients, task.local, **options):
             model = ran.after
             uploaded += ran.cost.up.get(0, 0)
+            uploaded += as_defense(defense).bits(ran.observations[0].shared) / 8
     except ValueError as error:
         if "finite" not in str(error):
             raise

@@ -11,6 +11,7 @@ from torch import nn
 
 from formulas import (
     bayesian,
+    compression,
     defenses,
     disaggregation,
     distances,
@@ -39,6 +40,7 @@ from gilearn.attacks.labels import Declared
 
 TABLES = [
     bayesian,
+    compression,
     defenses,
     disaggregation,
     distances,

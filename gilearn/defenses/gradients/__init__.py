@@ -3,6 +3,9 @@
 from gilearn.defenses.gradients.compression import Mask, Pruning
 from gilearn.defenses.gradients.local_privacy import LDPFed, NbAFL
 from gilearn.defenses.gradients.dynamic import Decay, FedCDP, FedSDP
+from gilearn.defenses.gradients.compression import Mask, Pruning, Quantization
+from gilearn.defenses.gradients.feedback import Compression, per_entry
+from gilearn.defenses.gradients.low_rank import PowerSGD, Projection
 from gilearn.defenses.gradients.perturbation import (
     BatchClipping,
     ExampleClipping,
@@ -29,4 +32,11 @@ from gilearn.defenses.gradients.soteria import Soteria
     "Decay",
     "FedCDP",
     "FedSDP",
+from gilearn.defenses.gradients.signs import Signs
+    "Compression",
+    "PowerSGD",
+    "Projection",
+    "Quantization",
+    "Signs",
+    "per_entry",
 ]
