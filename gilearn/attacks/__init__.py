@@ -6,9 +6,8 @@ The rows of the survey's Table 1 stand here under the survey's names, ready to c
 
 Against defenses: ``unmixing`` and ``instahide`` take mixed data apart, ``releases`` pictures that were published with
 noise, ``masks`` reads dropout masks, ``local_steps`` searches the order that a client visited its data in, ``bypass``
-leaves out what a defense has changed.
-noise, ``masks`` reads dropout masks, ``local_steps`` searches the order that a client visited its data in;
-``learned`` fits a map from gradients to pictures, ``feedback`` adds up what error feedback sends late.
+leaves out what a defense has changed, ``learned`` fits a map from gradients to pictures, ``feedback`` adds up what
+error feedback sends late.
 """
 
 from gilearn.attacks import instahide, labels, masks, releases, unmixing

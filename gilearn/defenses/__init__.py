@@ -1,12 +1,10 @@
 """What a client can do about leakage (survey, section 3), by the place where it acts.
 
 ``data`` holds defenses that change the data (section 3.1), ``model`` those that change the model or its loss (3.2),
-``gradients`` those that change what is shared (3.3); ``accounting`` says what noise is worth in epsilon, ``grouping``
-deals clients to H-FL's mediators, and ``utility`` measures what defenses cost in accuracy. Each is a
-:class:`gilearn.federated.Defense`; ``observe(..., defense=(first, second))`` applies several in order.
-``gradients`` those that change what is shared (3.3); ``utility`` measures what they cost in accuracy, ``auditing``
-attacks a guarantee of differential privacy. Each defense is a :class:`gilearn.federated.Defense`;
-``observe(..., defense=(first, second))`` applies several in order.
+``gradients`` those that change what is shared (3.3); each is a :class:`gilearn.federated.Defense`, and
+``observe(..., defense=(first, second))`` applies several in order. ``aggregation``, imported by name, holds those that
+change how the server adds up. ``utility`` measures what they cost in accuracy, ``auditing`` attacks a guarantee of
+differential privacy.
 """
 
 from gilearn.defenses import auditing, utility
@@ -25,14 +23,14 @@ from gilearn.defenses.gradients import (
     Mask,
     NbAFL,
     PartialNoise,
-    Pruning,
-    accounting,
-    grouping,
-    Soteria,
     PowerSGD,
     Projection,
+    Pruning,
     Quantization,
     Signs,
+    Soteria,
+    accounting,
+    grouping,
     per_entry,
 )
 from gilearn.defenses.model import Dropout, Polarization, Reshuffling
@@ -63,11 +61,11 @@ __all__ = [
     "Pruning",
     "Quantization",
     "Reshuffling",
-    "accounting",
-    "grouping",
-    "auditing",
-    "Soteria",
     "Signs",
+    "Soteria",
+    "accounting",
+    "auditing",
+    "grouping",
     "per_entry",
     "utility",
 ]
