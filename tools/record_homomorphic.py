@@ -182,8 +182,8 @@ def plan() -> Iterator[tuple[dict[str, Any], Any]]:
         yield {"kind": "cost", "method": method, "bits": bits}, functools.partial(cost, method, bits)
     for task, arm, bits in (
         ("digits", "both", None), ("digits", "both", 2), ("digits", "clip", 2), ("digits", "round", 2),
-        ("digits", "both", 4), ("digits", "both", 16), ("faces", "both", None), ("faces", "both", 2),
-        ("digits", "both", 8),
+        ("digits", "both", 3), ("digits", "both", 4), ("digits", "both", 8), ("digits", "both", 16),
+        ("faces", "both", None), ("faces", "both", 2), ("faces", "clip", 2), ("faces", "round", 2),
     ):  # fmt: skip
         key = {"kind": "accuracy", "task": task, "arm": arm, "bits": bits}
         yield key, functools.partial(accuracy, task, arm, bits)
