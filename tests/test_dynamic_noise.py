@@ -18,6 +18,7 @@ from gilearn.attacks import bayesian, priors
 from gilearn.attacks.recursion.gradient_division import layer_input, repeated_input
 from gilearn.defenses import Decay, FedCDP, FedSDP
 from gilearn.defenses.gradients import spending
+from gilearn.defenses.gradients.accounting import gaussian_epsilon
 from gilearn.defenses.gradients.dynamic import layers
 from gilearn.federated import Client, LocalSteps, Observation, observe_inside
 
@@ -279,6 +280,14 @@ def test_epsilon_is_the_sum_over_orders(spent):
     assert ours <= by_orders(spent, 1e-5) + 1e-9, "orders in between can only help"
     assert renyi_sum(5, 0.1, 1.5) == pytest.approx(renyi_integral(5, 0.1, 1.5), rel=1e-6)
     assert spending.epsilon(spent, delta=1e-5) == spending.epsilon(spent[::-1], delta=1e-5), "order does not matter"
+
+
+def test_without_sampling_the_exact_epsilon_is_a_little_less():
+    """Normal mechanisms without sampling are one with the sum of 1 / ratio^2, whose epsilon is known exactly."""
+    spent = [(4.0, 1.0, 10), (3.0, 1.0, 10), (2.0, 1.0, 10)]
+    alike = 1 / math.sqrt(sum(steps / s**2 for s, _, steps in spent))
+    exact = gaussian_epsilon(alike, delta=1e-5)
+    assert exact < spending.epsilon(spent, delta=1e-5) < 1.15 * exact
 
 
 def test_epsilon_s_anchors():
