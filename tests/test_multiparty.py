@@ -400,7 +400,7 @@ TWO = contributions(updates(clients=2))
         (lambda: SAFELearn(servers=3), "^servers: got 3, wanted 2; AdditiveSharing takes more"),
         (lambda: aggregated({}), "^shared: got no clients"),
         (lambda: aggregated({0: (None,)}), "^shared: got nothing but withheld tensors"),
-        (lambda: aggregated({0: TWO[0], 1: TWO[3][:2]}), "^shared: client 1 shares or withholds other tensors"),
+        (lambda: aggregated({0: TWO[0], 1: TWO[3][:2]}), "^shared: the clients' tensors differ in shape, or in which"),
         (lambda: aggregated({0: (torch.tensor([2.0**46]),), 1: (torch.ones(1),)}), "^values: got one that is too"),
         (lambda: aggregated(TWO, SAFELearn(rule=ClippedMean(norm=1e-6))), "^norm: got 1e-06, wanted 1.52588e-05 to"),
         (lambda: aggregated(TWO, SAFELearn(rule=ClippedMean(norm=2.0**14))), "^norm: got 16384.0, wanted"),

@@ -1,9 +1,10 @@
-"""Protocols that aggregate what clients share so that no server sees any of it (survey, section 3.3).
+"""Defenses of the aggregation (survey, section 3.3): the server learns a sum, and not what single clients share.
 
 Each is a :class:`gilearn.federated.Aggregation`, a value of ``fedavg(..., aggregation=...)``. The libraries behind them
-are the extra ``defenses``, loaded when a protocol runs.
+are the extra ``defenses``; this package is imported by name, and loads none of them until a protocol runs.
 """
 
 from gilearn.defenses.aggregation.multiparty import AdditiveSharing, ClippedMean, Mean, SAFELearn
+from gilearn.defenses.aggregation.secure import SecureAggregation
 
-__all__ = ["AdditiveSharing", "ClippedMean", "Mean", "SAFELearn"]
+__all__ = ["AdditiveSharing", "ClippedMean", "Mean", "SAFELearn", "SecureAggregation"]
