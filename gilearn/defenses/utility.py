@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from gilearn import data, models
-from gilearn.federated import Aggregation, Defense, LocalSteps, fedavg
+from gilearn.federated import Aggregation, Defense, InTheClear, LocalSteps, fedavg
+from gilearn.federated.aggregation import as_aggregation
 from gilearn.federated.checks import check_whole
+from gilearn.federated.defense import as_defense
 from gilearn.values import Value
 
 if TYPE_CHECKING:
@@ -138,7 +140,8 @@ def measure(
 
     Returns:
         A frame with a row a seed: ``seed``; ``accuracy`` in [0, 1], missing if a client's gradient ceased to be finite;
-        ``seconds`` of processor time; ``megabytes`` that one client uploaded.
+        ``seconds`` of processor time; ``megabytes`` that one client uploaded: as the defense encodes them, or the
+        aggregation's messages.
 
     Raises:
         ValueError: There are no seeds, or no examples left to test.
@@ -219,12 +222,13 @@ def _trained(
     task: Training, clients: list[tuple[Tensor, Tensor]], defense: Any, aggregation: Any, seed: int
 ) -> tuple[nn.Module | None, float]:
     """Return the global model after the last round, ready to predict, and the megabytes that a client uploaded."""
-    model, uploaded = task.build(seed).train(), 0
+    encoded = as_defense(defense) if isinstance(as_aggregation(aggregation), InTheClear) else None
     options = {"num_rounds": task.rounds, "defense": defense, "aggregation": aggregation, "seed": seed}
+    model, uploaded = task.build(seed).train(), 0.0
     try:
         for ran in fedavg(model, clients, task.local, **options):
             model = ran.after
-            uploaded += ran.cost.up.get(0, 0)
+            uploaded += encoded.bits(ran.observations[0].shared) / 8 if encoded else ran.cost.up.get(0, 0)
     except ValueError as error:
         if "finite" not in str(error):
             raise

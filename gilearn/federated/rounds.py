@@ -18,6 +18,7 @@ from gilearn.federated.client import run_client
 from gilearn.federated.defense import Defense, Gradients, as_defense
 from gilearn.federated.observation import Observation
 from gilearn.federated.task import LocalSteps
+from gilearn.hooks import bare
 from gilearn.linear import float64
 
 
@@ -156,7 +157,7 @@ def fedavg(
     generators = [torch.Generator().manual_seed(int(own)) for own in seeds]
     memories: list[dict[Any, Any]] = [{} for _ in clients]
     task: dict[str, Any] = {"local": local, "loss": loss, "defense": as_defense(defense), "declare": declare}
-    model = copy.deepcopy(model)
+    model = copy.deepcopy(bare(model))
     for number in range(1, num_rounds + 1):
         chosen = sorted(choice.permutation(len(clients))[:per_round].tolist())
         ran = {k: run_client(model, *clients[k], generator=generators[k], memory=memories[k], **task) for k in chosen}
