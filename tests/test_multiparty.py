@@ -115,6 +115,17 @@ def test_any_servers_but_all_see_uniform_numbers(seeds):
     assert not is_uniform(lambda: np.add.reduce([share.grown() for share in split(numbers, servers=3, seeds=seeds)]))
 
 
+def test_every_message_and_every_mask_is_fresh():
+    """No key and no draw comes twice: two tensors, clients or rounds that share one would tell their difference."""
+    zeros, parties = ring(np.zeros(100)), Servers()
+    seeds = [share.seed for _ in range(20) for share in split(zeros, servers=3)[:2]]
+    assert len(set(seeds)) == 40
+    drawn = np.stack([known(parties.dealer.random((100,))) for _ in range(20)])
+    whole = np.stack([split(zeros, seeds=False)[1].grown() for _ in range(20)])
+    assert len(np.unique(drawn)) == len(np.unique(whole)) == 2000
+    assert len(np.unique([parties.masked(held(np.zeros(100))).public for _ in range(20)])) == 2000
+
+
 def test_all_shares_but_one_are_consistent_with_every_input():
     """For any other update there is a last share that makes it the one that was shared."""
     first, second, third = split(ring([5, -9, 2**40]), servers=3)
