@@ -1,7 +1,8 @@
-"""Defenses of the aggregation (survey, section 3.3): the server learns a sum, and not what single clients share.
+"""Defenses of the aggregation (survey, section 3.3): the server learns a sum, or not even it, and no single share.
 
-Each is a :class:`gilearn.federated.Aggregation`, a value of ``fedavg(..., aggregation=...)``. The libraries behind them
-are the extra ``defenses``; this package is imported by name, and loads none of them until a protocol runs.
+Each is a :class:`gilearn.federated.Aggregation`: ``fedavg(..., aggregation=SecureAggregation())`` runs it every round.
+The libraries behind them are the extra ``defenses``; this package is imported by name, and loads none of them until a
+protocol runs.
 """
 
 from gilearn.defenses.aggregation.batchcrypt import BatchCrypt
