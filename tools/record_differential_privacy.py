@@ -9,6 +9,7 @@ is clipped to norm 1 (all of them are longer), at an ``epsilon`` of that one rel
 network, a draw and a start of its own. ``divide`` is least squares, ``rank one`` total least squares, both cut off to
 [0, 1]; ``cosine`` and ``l1`` are searches of 100 steps of Adam, told label and clipping, at the best of three
 rates on three other cases (part ``tuning``); ``MAP`` is also told the noise, and has a Gaussian prior of other digits;
+``MAP, by label`` has one of the digits of that label;
 ``MAP, 16 rounds`` averages sixteen gradients of the same digit at the same weights, each with ``epsilon``.
 ``label``: how many labels are read off such gradients: by products, by the bias, by the sign of the rank-one part
 (``rank one``), or by the likelihood under twenty other digits of each class (``posterior``).
@@ -81,8 +82,9 @@ def search(name: str, rate: float) -> GradientMatching:
 
 
 @functools.cache
-def prior() -> priors.GaussianPrior:
-    return priors.GaussianPrior.fit(data.digits()[0][900:])
+def prior(kind: int | None = None) -> priors.GaussianPrior:
+    x, y = data.digits()
+    return priors.GaussianPrior.fit(x[900:] if kind is None else x[900:][y[900:] == kind])
 
 
 def quality(found: Tensor, k: int) -> dict[str, Any]:
@@ -106,6 +108,8 @@ def picture(attacker: str, epsilon: float | None, k: int) -> dict[str, Any]:
         return quality((right[:-1] / right[-1]).clamp(0, 1).view(1, 1, 8, 8), k)
     if attacker == "MAP":
         return quality(bayesian.MAP(prior=prior())(seen, seed=k).inputs, k)
+    if attacker == "MAP, by label":
+        return quality(bayesian.MAP(prior=prior(int(y[k])))(seen, seed=k).inputs, k)
     if attacker == "MAP, 16 rounds":
         rounds = [observed(k, epsilon, 1000 * k + number) for number in range(ROUNDS)]
         mean = tuple(combined(torch.stack(same), how="mean") for same in zip(*(r.shared for r in rounds), strict=True))
@@ -221,6 +225,7 @@ def plan() -> Iterator[tuple[dict[str, Any], Any]]:
     yield from pictures(("divide", "rank one", "MAP"), EPSILONS)
     for epsilon in EPSILONS:
         yield {"part": "label", "epsilon": epsilon}, functools.partial(label, epsilon, 48)
+    yield from pictures(("MAP, by label",), EPSILONS[1:])
     yield from trainings("none", "digits", (None,))
     yield from trainings("example", "digits", (8, 32, 128))
     yield from trainings("client", "digits", (128, 32768))
