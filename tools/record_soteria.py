@@ -12,7 +12,7 @@ InvGrad's search without total variation, with its learning rate as ``lr``. ``ms
 [0, 1], ``raw`` without. With ``stride`` 1 the convolution keeps every pixel, and the network is four times as large.
 
 ``utility``: accuracy over five seeds, at the rate that did best of three on the validation examples of another seed;
-faces and colour have ten rounds. What the file already holds is kept; remove the file to measure all of it again.
+faces have ten rounds. What the file already holds is kept; remove the file to measure all of it again.
 """
 
 from __future__ import annotations
@@ -158,7 +158,6 @@ def plan() -> Iterator[tuple[dict[str, Any], Any]]:
     yield from attack(wide_rows())
     yield from attack(box_rows())
     yield from utilities(("digits", 0.9), ("faces", None), ("faces", 0.5), ("digits", 0.1))
-    yield from utilities(("colour", None), ("colour", 0.5))
 
 
 def main() -> None:
