@@ -9,7 +9,8 @@ feature, at random, or by the least of the paper's scores (``least``), always as
 the paper's score prunes. ``size`` is the norm of the change over that of the tensor. ``naive`` matches all that was
 shared, ``told`` applies the mask that can be read off, ``bypass`` leaves the tensor out; ``box`` and ``box bypass`` are
 InvGrad's search without total variation, with its learning rate as ``lr``. ``mse`` is of the reconstruction clipped to
-[0, 1], ``raw`` without. With ``stride`` 1 the convolution keeps every pixel, and the network is four times as large.
+[0, 1], ``raw`` without. With ``stride`` 1 the convolution keeps every pixel, and the network is four times as large;
+``batch`` is the number of digits behind the gradient, if more than one.
 
 ``utility``: accuracy over five seeds, at the rate that did best of three on the validation examples of another seed;
 faces have ten rounds. What the file already holds is kept; remove the file to measure all of it again.
@@ -35,7 +36,7 @@ SEARCH = attacks.iDLG.replace(labels=labels.Declared(), iterations=30, restarts=
 BOX = attacks.InvGrad.replace(iterations=200, regularizers=())
 SCORES = ("paper", "code", "pseudo-inverse")
 RULES = (*SCORES, "magnitude", "random", "least", "noise")
-Setting = tuple[str, float | None, int, str, float | None, int | None]
+Setting = tuple[str, float | None, int, str, float | None, int | None, int | None]
 
 
 def victim(seed: int, stride: int = 2) -> nn.Sequential:
@@ -67,9 +68,10 @@ def changed(rule: str, share: float, model: nn.Module, x: Tensor, gradient: Tens
 
 
 def attacked(
-    rule: str, share: float | None, case: int, attacker: str, lr: float | None, stride: int | None = None
+    rule: str, share: float | None, case: int, attacker: str, lr: float | None, stride: int | None, batch: int | None
 ) -> dict[str, Any]:
-    x, y = (tensor[case : case + 1] for tensor in data.digits())
+    number = batch or 1
+    x, y = (tensor[case * number : (case + 1) * number] for tensor in data.digits())
     x, model = x.double(), victim(case, stride or 2)
     plain = federated.observe(model, x, y, declare=["labels"])
     weight = plain.shared[-2]
@@ -115,30 +117,37 @@ def cost(task: str, share: float | None) -> dict[str, Any]:
 
 def attack_rows() -> Iterator[Setting]:
     for k in range(24):
-        yield "none", None, k, "naive", None, None
+        yield "none", None, k, "naive", None, None, None
         for attacker in ("naive", "told", "bypass"):
-            yield "paper", 0.5, k, attacker, None, None
+            yield "paper", 0.5, k, attacker, None, None, None
     for k in range(24):
         for rule in RULES[1:]:
-            yield rule, 0.5, k, "naive", None, None
+            yield rule, 0.5, k, "naive", None, None, None
     for share in (0.1, 0.25, 0.75, 0.9):
         for k in range(10):
             for rule, attacker in (("paper", "naive"), ("paper", "told"), ("random", "naive")):
-                yield rule, share, k, attacker, None, None
+                yield rule, share, k, attacker, None, None, None
 
 
 def box_rows() -> Iterator[Setting]:
     for k in range(10):
         for lr in (0.03, 0.1, 0.3):
-            yield "none", None, k, "box", lr, None
-            yield "paper", 0.5, k, "box", lr, None
-            yield "paper", 0.5, k, "box bypass", lr, None
+            yield "none", None, k, "box", lr, None, None
+            yield "paper", 0.5, k, "box", lr, None, None
+            yield "paper", 0.5, k, "box bypass", lr, None, None
 
 
 def wide_rows() -> Iterator[Setting]:
     for k in range(10):
         for rule, share, attacker in (("none", None, "naive"), ("paper", 0.5, "naive"), ("paper", 0.5, "bypass")):
-            yield rule, share, k, attacker, None, 1
+            yield rule, share, k, attacker, None, 1, None
+
+
+def batch_rows() -> Iterator[Setting]:
+    for batch in (2, 4):
+        for k in range(10):
+            for rule, share, attacker in (("none", None, "naive"), ("paper", 0.5, "naive"), ("paper", 0.5, "bypass")):
+                yield rule, share, k, attacker, None, 1, batch
 
 
 def plan() -> Iterator[tuple[dict[str, Any], Any]]:
@@ -146,7 +155,7 @@ def plan() -> Iterator[tuple[dict[str, Any], Any]]:
         rows: Iterator[Setting],
     ) -> Iterator[tuple[dict[str, Any], Any]]:
         for row in rows:
-            key = dict(zip(("rule", "share", "case", "attacker", "lr", "stride"), row, strict=True))
+            key = dict(zip(("rule", "share", "case", "attacker", "lr", "stride", "batch"), row, strict=True))
             yield {"part": "attack"} | key, functools.partial(attacked, *row)
 
     def utilities(*settings: tuple[str, float | None]) -> Iterator[tuple[dict[str, Any], Any]]:
@@ -156,6 +165,7 @@ def plan() -> Iterator[tuple[dict[str, Any], Any]]:
     yield from attack(attack_rows())
     yield from utilities(("digits", None), ("digits", 0.5))
     yield from attack(wide_rows())
+    yield from attack(batch_rows())
     yield from attack(box_rows())
     yield from utilities(("digits", 0.9), ("faces", None), ("faces", 0.5), ("digits", 0.1))
 
