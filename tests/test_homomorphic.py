@@ -266,8 +266,8 @@ def test_a_layer_of_zeros_passes():
 
 def convex(digits):
     """Softmax regression, and a rate at which no gradient step takes two models further apart."""
-    x, y = digits[0][:60].double(), digits[1][:60]
-    model = models.mlp(64, ()).double()
+    x, y = digits[0][:60, :, ::2, ::2].double(), digits[1][:60]
+    model = models.mlp(16, ()).double()
     smoothness = 0.5 * float(x.flatten(1).square().sum(1).max() + 1)
     clients = [(x[k : k + 20], y[k : k + 20]) for k in range(0, 60, 20)]
     return model, clients, LocalSteps(steps=2, lr=1 / smoothness)
@@ -277,9 +277,9 @@ def weights_of(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-@pytest.mark.parametrize("how", [Paillier(key_bits=1024), BatchCrypt()], ids=["Paillier", "BatchCrypt"])
+@pytest.mark.parametrize("how", [Paillier(), BatchCrypt()], ids=["Paillier", "BatchCrypt"])
 def test_five_rounds_end_within_quantization_of_the_plain_ones(digits, how):
-    """BatchCrypt with a key of 2048 bits.
+    """With keys of 2048 bits.
 
     A gradient step at a rate of at most 1 / smoothness takes two models of a convex loss no further apart. So what the
     rounds add to the distance adds up: of each, what clipping and rounding do to its mean.
@@ -290,7 +290,7 @@ def test_five_rounds_end_within_quantization_of_the_plain_ones(digits, how):
     for ran in federated.fedavg(model, clients, local, num_rounds=5, aggregation=how):
         mean = weighted_mean([seen.shared for seen in ran.observations.values()], [20] * 3)
         if isinstance(how, Paillier):
-            allowed = 2.0**-33 * math.sqrt(650)
+            allowed = 2.0**-33 * math.sqrt(170)
         else:
             allowed = 0.0
             for own, exact in zip(zip(*(s.shared for s in ran.observations.values()), strict=True), mean, strict=True):
@@ -310,19 +310,19 @@ def test_the_servers_encrypted_model_of_phong(digits, small):
     model, clients, local = convex(digits)
     codec = FixedPoint(fraction_bits=32, packing=Packing(bits=40, summands=1 + 6))
     server = Server(codec.encrypt(weights_of(model).numpy(), public), room=7)
-    at, plain = models.mlp(64, ()).double(), weights_of(model)
+    at, plain = models.mlp(16, ()).double(), weights_of(model)
     for turn in range(6):
         x, y = clients[turn % 3]
-        downloaded = codec.decrypt(server.forward(), secret, 650)
+        downloaded = codec.decrypt(server.forward(), secret, 170)
         torch.nn.utils.vector_to_parameters(torch.from_numpy(downloaded), at.parameters())
         update = local.lr * flat(federated.observe(at, x, y).shared)
         server.add(codec.encrypt(-update.numpy(), public))
         torch.nn.utils.vector_to_parameters(plain, at.parameters())
         plain = plain - local.lr * flat(federated.observe(at, x, y).shared)
-    apart = np.abs(codec.decrypt(server.forward(), secret, 650) - plain.numpy())
-    assert apart.max() <= 6 * 2.0**-33 * math.sqrt(650)
+    apart = np.abs(codec.decrypt(server.forward(), secret, 170) - plain.numpy())
+    assert apart.max() <= 6 * 2.0**-33 * math.sqrt(170)
     with pytest.raises(ValueError, match="weight: got 1 after 7 summands, wanted 7 in all at most"):
-        server.add(codec.encrypt(np.zeros(650), public))
+        server.add(codec.encrypt(np.zeros(170), public))
 
 
 # CKKS
@@ -505,7 +505,7 @@ def test_a_refusal_tells_no_private_number(small, call, message):
         (lambda: CKKS().aggregate({}, {}, number=1), "shared: got no clients, wanted at least one"),
         (lambda: CKKS().aggregate({0: (None,)}, {0: 1}, number=1), "shared: got no tensor from any client"),
         (lambda: Paillier().aggregate({0: (torch.ones(2),), 1: (None,)}, {0: 1, 1: 1}, number=1),
-         r"shared: got \[None\] from client 1, wanted \[\(2,\)\] as from client 0"),
+         "shared: the clients' tensors differ in shape, or in which are withheld"),
     ],
 )  # fmt: skip
 def test_refusals(call, message):
@@ -551,11 +551,11 @@ def test_the_account(small):
 
 
 def test_packing_pays_in_time_and_bytes(keys):
-    """One run, with ratios: 47 values in one ciphertext, and in 47."""
+    """One run, with ratios: 25 values in one ciphertext, and in 25."""
     how = {name: Paillier(packed=name == "packed") for name in ("packed", "unpacked")}
-    shared = {k: (torch.linspace(-1, 1, 47),) for k in range(2)}
+    shared = {k: (torch.linspace(-1, 1, 25),) for k in range(2)}
     cost = {name: one.aggregate(shared, {0: 1, 1: 1}, number=1).cost for name, one in how.items()}
-    assert cost["unpacked"].messages["update"] == 2 * 47 * 512
+    assert cost["unpacked"].messages["update"] == 2 * 25 * 512
     assert cost["packed"].messages["update"] == 2 * 512
     assert cost["unpacked"].seconds["clients"] > 5 * cost["packed"].seconds["clients"]
 

@@ -115,6 +115,17 @@ def test_any_servers_but_all_see_uniform_numbers(seeds):
     assert not is_uniform(lambda: np.add.reduce([share.grown() for share in split(numbers, servers=3, seeds=seeds)]))
 
 
+def test_every_message_and_every_mask_is_fresh():
+    """No key and no draw comes twice: two tensors, clients or rounds that share one would tell their difference."""
+    zeros, parties = ring(np.zeros(100)), Servers()
+    seeds = [share.seed for _ in range(20) for share in split(zeros, servers=3)[:2]]
+    assert len(set(seeds)) == 40
+    drawn = np.stack([known(parties.dealer.random((100,))) for _ in range(20)])
+    whole = np.stack([split(zeros, seeds=False)[1].grown() for _ in range(20)])
+    assert len(np.unique(drawn)) == len(np.unique(whole)) == 2000
+    assert len(np.unique([parties.masked(held(np.zeros(100))).public for _ in range(20)])) == 2000
+
+
 def test_all_shares_but_one_are_consistent_with_every_input():
     """For any other update there is a last share that makes it the one that was shared."""
     first, second, third = split(ring([5, -9, 2**40]), servers=3)
@@ -392,6 +403,9 @@ TWO = contributions(updates(clients=2))
         (lambda: Dealer(1), "^servers: got 1, wanted at least 2"),
         (lambda: Servers().negative(Servers().masked(held([1]))), "^x: got a masked number without bits"),
         (lambda: shifted(held([1], 3), 16), "^shared: got the shares of 3 servers, wanted 2"),
+        (lambda: shifted(held([1]), 63), "^bits: got 63, wanted 1 to 62"),
+        (lambda: Servers().truncated(held([1]), 0), "^bits: got 0, wanted at least 1"),
+        (lambda: clipping.factors(Servers(), held([1]), 2**30), "^bound: got 1073741824, wanted 1 to below"),
         (lambda: ClippedMean(norm=0.0), "^norm: got 0.0, wanted a positive number"),
         (lambda: ClippedMean(norm=math.inf), "^norm: got inf, wanted a positive number"),
         (lambda: AdditiveSharing(servers=1), "^servers: got 1, wanted at least 2"),
@@ -400,7 +414,7 @@ TWO = contributions(updates(clients=2))
         (lambda: SAFELearn(servers=3), "^servers: got 3, wanted 2; AdditiveSharing takes more"),
         (lambda: aggregated({}), "^shared: got no clients"),
         (lambda: aggregated({0: (None,)}), "^shared: got nothing but withheld tensors"),
-        (lambda: aggregated({0: TWO[0], 1: TWO[3][:2]}), "^shared: client 1 shares or withholds other tensors"),
+        (lambda: aggregated({0: TWO[0], 1: TWO[3][:2]}), "^shared: the clients' tensors differ in shape, or in which"),
         (lambda: aggregated({0: (torch.tensor([2.0**46]),), 1: (torch.ones(1),)}), "^values: got one that is too"),
         (lambda: aggregated(TWO, SAFELearn(rule=ClippedMean(norm=1e-6))), "^norm: got 1e-06, wanted 1.52588e-05 to"),
         (lambda: aggregated(TWO, SAFELearn(rule=ClippedMean(norm=2.0**14))), "^norm: got 16384.0, wanted"),

@@ -179,16 +179,16 @@ def test_a_model_that_opacus_wrapped_is_a_victim(digits):
     assert type(ran.after) is type(plain)
 
 
-@pytest.mark.parametrize(
-    "private",
-    [
-        defenses.DPSGD(noise_multiplier=0.3, clip=0.05),
-        defenses.PartialNoise(noise_multiplier=0.3, clip=0.05, parameters=("1.weight", "1.bias")),
-        defenses.PartialNoise(noise_multiplier=0.3, clip=0.05, parameters=("1.weight",), rest="shared"),
-        defenses.LDPFed(alpha=150.0, clip=0.02),
-        defenses.NbAFL(epsilon=60.0, clip=1.0, smallest=6, clients=2, rounds=4, exposures=2, proximal=0.5),
-    ],
-)
+PRIVATE = [
+    defenses.DPSGD(noise_multiplier=0.3, clip=0.05),
+    defenses.PartialNoise(noise_multiplier=0.3, clip=0.05, parameters=("1.weight", "1.bias")),
+    defenses.PartialNoise(noise_multiplier=0.3, clip=0.05, parameters=("1.weight",), rest="shared"),
+    defenses.LDPFed(alpha=150.0, clip=0.02),
+    defenses.NbAFL(epsilon=60.0, clip=1.0, smallest=6, clients=2, rounds=4, exposures=2, proximal=0.5),
+]
+
+
+@pytest.mark.parametrize("private", PRIVATE)
 @pytest.mark.parametrize("functional", [False, True])
 def test_an_attacker_who_knows_the_defense_simulates_its_mean(model, batch, private, functional):
     """Over many draws what is shared has the mean that is simulated at the truth: standard errors apart, not more."""
@@ -206,6 +206,18 @@ def test_an_attacker_who_knows_the_defense_simulates_its_mean(model, batch, priv
     moved = draws.std(0) > 1e-12
     assert float(off[moved].square().mean().sqrt()) < 1.25
     assert moved.all() or private.rest == "shared"
+
+
+@pytest.mark.parametrize("private", PRIVATE)
+def test_what_is_public_holds_nothing_of_the_client(model, batch, private):
+    """Two clients with other data, labels and draws declare the same."""
+    others = (1 - batch[0], (batch[1] + 3) % 10)
+    told = [
+        federated.observe(model, *own, defense=private, declare=["defense"], seed=seed).known("defense")
+        for seed, own in enumerate((batch, others))
+    ]
+    assert told[0] == told[1]
+    assert repr(told[0]) == repr(told[1])
 
 
 def test_the_noise_of_a_single_step_is_declared(model, batch):

@@ -9,15 +9,16 @@ is clipped to norm 1 (all of them are longer), at an ``epsilon`` of that one rel
 network, a draw and a start of its own. ``divide`` is least squares, ``rank one`` total least squares, both cut off to
 [0, 1]; ``cosine`` and ``l1`` are searches of 100 steps of Adam, told label and clipping, at the best of three
 rates on three other cases (part ``tuning``); ``MAP`` is also told the noise, and has a Gaussian prior of other digits;
+``MAP, by label`` has one of the digits of that label;
 ``MAP, 16 rounds`` averages sixteen gradients of the same digit at the same weights, each with ``epsilon``.
 ``label``: how many labels are read off such gradients: by products, by the bias, by the sign of the rank-one part
 (``rank one``), or by the likelihood under twenty other digits of each class (``posterior``).
 ``unit``: two digits in a batch, by ``MAP`` with 8 steps; the noise is for one ``example`` or the whole ``client``.
-``utility``: test accuracy of five seeds, ``epsilon`` being that of the whole training, on the validation examples of
-another seed at the best of three rates, and then of three clipping norms. ``example``: per-example noise, whose 30
-batches with an example are counted; ``client``: the update of every round is clipped and gets noise; ``client,
-aggregated``: all clients' noise adds up to what one alone would need. ``many``: 40 clients of 30 digits, one step of
-all a round.
+``utility``: test accuracy of five seeds, ``epsilon`` being that of the whole training, at the rate and then the
+clipping norm that are the best of three each on another seed's validation examples. ``example``: per-example noise,
+whose 30 batches with an example are counted; ``client``: the update of every round is clipped and gets noise;
+``client, aggregated``: all clients' noise adds up to what one alone would need. ``many``: 20 clients of 30 digits, one
+step of all a round.
 What the file already holds is kept; remove the file to measure all of it again.
 """
 
@@ -44,12 +45,12 @@ NAME = "differential-privacy"
 COMMAND = "python -m tools.record_differential_privacy"
 DELTA, CASES, TUNING = 1e-5, range(24), range(24, 27)
 EPSILONS = (1, 16, 64, 256, 1024, 4096)
-SEARCHED = (256, 1024, 4096)
+SEARCHED = 1024
 RATES, SEEDS, ROUNDS = (0.01, 0.03, 0.1), range(5), 16
 DIGITS = utility.TASKS["digits"]
 TASKS = {
     **utility.TASKS,
-    "many": DIGITS.replace(clients=40, examples=30, local=LocalSteps(steps=1, lr=0.3)),
+    "many": DIGITS.replace(clients=20, examples=30, local=LocalSteps(steps=1, lr=0.3)),
 }
 DISTANCES = {"cosine": distances.Cosine(), "l1": distances.Manhattan()}
 
@@ -81,8 +82,9 @@ def search(name: str, rate: float) -> GradientMatching:
 
 
 @functools.cache
-def prior() -> priors.GaussianPrior:
-    return priors.GaussianPrior.fit(data.digits()[0][900:])
+def prior(kind: int | None = None) -> priors.GaussianPrior:
+    x, y = data.digits()
+    return priors.GaussianPrior.fit(x[900:] if kind is None else x[900:][y[900:] == kind])
 
 
 def quality(found: Tensor, k: int) -> dict[str, Any]:
@@ -93,10 +95,11 @@ def tuning(name: str, epsilon: float, rate: float, k: int) -> dict[str, Any]:
     return quality(search(name, rate)(observed(k, epsilon), seed=k).inputs, k)
 
 
-def picture(attacker: str, epsilon: float, k: int) -> dict[str, Any]:
+def picture(attacker: str, epsilon: float | None, k: int) -> dict[str, Any]:
     x, y = data.digits()
     if attacker == "guess":
         return quality(x[900:][y[900:] == y[k]].mean(0, keepdim=True), k)
+    assert epsilon is not None
     seen = observed(k, epsilon)
     if attacker == "divide":
         return quality(attacks.PPDL_AHE(seen).inputs.clamp(0, 1), k)
@@ -105,6 +108,8 @@ def picture(attacker: str, epsilon: float, k: int) -> dict[str, Any]:
         return quality((right[:-1] / right[-1]).clamp(0, 1).view(1, 1, 8, 8), k)
     if attacker == "MAP":
         return quality(bayesian.MAP(prior=prior())(seen, seed=k).inputs, k)
+    if attacker == "MAP, by label":
+        return quality(bayesian.MAP(prior=prior(int(y[k])))(seen, seed=k).inputs, k)
     if attacker == "MAP, 16 rounds":
         rounds = [observed(k, epsilon, 1000 * k + number) for number in range(ROUNDS)]
         mean = tuple(combined(torch.stack(same), how="mean") for same in zip(*(r.shared for r in rounds), strict=True))
@@ -132,25 +137,28 @@ def label(epsilon: float, number: int) -> dict[str, Any]:
             "products": products,
             "bias": int(seen.shared[-1].argmin()),
             "rank one": int(rank_one(seen, 1)[0].argmin()),
-            "posterior": most_likely(seen, gaussian_std(epsilon, delta=DELTA)),
+            "posterior": most_likely(seen, gaussian_std(epsilon, delta=DELTA), k),
         }
         for rule, found in read.items():
             hits[rule] += int(found == int(truth[k]))
     return {"read": hits, "of": number}
 
 
-def most_likely(seen: federated.Observation, std: float) -> int:
+def most_likely(seen: federated.Observation, std: float, k: int) -> int:
     """The class whose public digits make the gradient most likely, on average over twenty of them."""
+    flat = torch.cat([g.flatten() for g in seen.shared])
+    apart = (suspects(k) - flat).double().square().sum(1).view(10, 20)
+    return int(torch.logsumexp(-apart / (2 * std**2), dim=1).argmax())
+
+
+@functools.cache
+def suspects(k: int) -> Tensor:
+    """Clipped gradients of twenty public digits of each class, one flat row each."""
     x, y = data.digits()
-    means = []
-    for kind in range(10):
-        rows = ((y == kind) & (torch.arange(len(y)) >= 900)).nonzero().flatten()[:20]
-        apart = []
-        for row in rows:
-            own = seen.simulate(x[row][None], y[row][None], create_graph=False)
-            apart.append(sum((a - b).double().square().sum() for a, b in zip(own, seen.shared, strict=True)))
-        means.append(torch.logsumexp(-torch.stack(apart) / (2 * std**2), dim=0))
-    return int(torch.stack(means).argmax())
+    rows = torch.cat([((y == c) & (torch.arange(len(y)) >= 900)).nonzero().flatten()[:20] for c in range(10)])
+    seen = observed(k, 1.0)
+    each = (seen.simulate(x[row][None], y[row][None], create_graph=False) for row in rows)
+    return torch.stack([torch.cat([g.flatten() for g in one]) for one in each])
 
 
 def unit(unit: str, epsilon: float, k: int) -> dict[str, Any]:
@@ -213,41 +221,34 @@ def accuracy(name: str, task_name: str, epsilon: float | None) -> dict[str, Any]
 
 
 def plan() -> Iterator[tuple[dict[str, Any], Any]]:
-    yield from pictures(("divide", "rank one", "MAP"))
+    yield from pictures(("guess",), (None,))
+    yield from pictures(("divide", "rank one", "MAP"), EPSILONS)
     for epsilon in EPSILONS:
         yield {"part": "label", "epsilon": epsilon}, functools.partial(label, epsilon, 48)
+    yield from pictures(("MAP, by label",), EPSILONS[1:])
     yield from trainings("none", "digits", (None,))
     yield from trainings("example", "digits", (8, 32, 128))
-    yield from trainings("client", "digits", (128, 2048, 32768))
-    yield from pictures(("MAP, 16 rounds",))
-    yield from trainings("NbAFL", "digits", (6, 20, 60, 100))
-    yield from searches()
-    for epsilon, name, k in itertools.product((256, 1024, 4096), ("example", "client"), range(10)):
+    yield from trainings("client", "digits", (128, 32768))
+    yield from trainings("NbAFL", "digits", (6, 20, 100))
+    yield from pictures(("MAP, 16 rounds",), (1, 16, 64, 256), range(12))
+    for epsilon, name, k in itertools.product((256, 4096), ("example", "client"), range(10)):
         yield {"part": "unit", "unit": name, "epsilon": epsilon, "case": k}, functools.partial(unit, name, epsilon, k)
+    for name, rate, k in itertools.product(DISTANCES, RATES, TUNING):
+        key = {"part": "tuning", "attacker": name, "epsilon": SEARCHED, "rate": rate, "case": k}
+        yield key, functools.partial(tuning, name, SEARCHED, rate, k)
+    yield from pictures(tuple(DISTANCES), (SEARCHED,))
+    yield from trainings("LDP-Fed", "digits", (1e5, 1e7))
     yield from trainings("none", "many", (None,))
-    yield from trainings("client", "many", (8, 128))
-    yield from trainings("client, aggregated", "many", (8, 128))
-    yield from trainings("NbAFL, analytic", "digits", (6, 100))
-    yield from trainings("LDP-Fed", "digits", (1e5, 1e6, 1e7))
-    yield from trainings("example", "digits", (512,))
+    yield from trainings("client", "many", (128,))
+    yield from trainings("client, aggregated", "many", (128,))
 
 
-def pictures(attackers: tuple[str, ...]) -> Iterator[tuple[dict[str, Any], Any]]:
-    for k in CASES:
-        yield {"part": "picture", "attacker": "guess", "case": k}, functools.partial(picture, "guess", 1.0, k)
-    for epsilon, name, k in itertools.product(EPSILONS, attackers, CASES):
+def pictures(
+    attackers: tuple[str, ...], epsilons: tuple[float | None, ...], cases: range = CASES
+) -> Iterator[tuple[dict[str, Any], Any]]:
+    for epsilon, name, k in itertools.product(epsilons, attackers, cases):
         key = {"part": "picture", "attacker": name, "epsilon": epsilon, "case": k}
         yield key, functools.partial(picture, name, epsilon, k)
-
-
-def searches() -> Iterator[tuple[dict[str, Any], Any]]:
-    for epsilon in SEARCHED:
-        for name, rate, k in itertools.product(DISTANCES, RATES, TUNING):
-            key = {"part": "tuning", "attacker": name, "epsilon": epsilon, "rate": rate, "case": k}
-            yield key, functools.partial(tuning, name, epsilon, rate, k)
-        for name, k in itertools.product(DISTANCES, CASES):
-            key = {"part": "picture", "attacker": name, "epsilon": epsilon, "case": k}
-            yield key, functools.partial(picture, name, epsilon, k)
 
 
 def trainings(name: str, task: str, epsilons: tuple[float | None, ...]) -> Iterator[tuple[dict[str, Any], Any]]:

@@ -6,7 +6,7 @@
 processor time to encode and encrypt, to add one client's ciphertexts, to decrypt the sum; bytes that a client sends.
 Keys have 2048 bits. ``plain`` is the update as it is, in float32. The error is against the sum of the updates.
 
-``accuracy``: federated averaging with clipped and quantized values, five seeds, with the rate that is best of four on
+``accuracy``: federated averaging with clipped and quantized values, five seeds, with the rate that is best of three on
 the validation examples of two other seeds. The whole numbers are added without a cipher: they are those that BatchCrypt
 decrypts, which is checked first. ``both`` clips and rounds, as BatchCrypt does; ``clip`` only clips; ``round`` only
 rounds, with the threshold at the largest magnitude of the layer. What the file already holds is kept; remove the file
@@ -35,7 +35,7 @@ from gilearn.federated.aggregation import InTheClear
 from tools.recording import resume
 
 COMMAND = "python -m tools.record_homomorphic"
-RATES = (0.1, 0.3, 1.0, 3.0)
+RATES = (0.3, 1.0, 3.0)
 SEEDS = range(5)
 CLIENTS = 3
 
@@ -120,7 +120,7 @@ def cost(method: str, bits: int | None) -> dict[str, Any]:
     began = time.process_time()
     first = encrypted(vectors[0])
     encrypt = time.process_time() - began
-    # unpacked, the other two clients' vectors are the first one's: seven minutes less, and the same work
+    # unpacked, the other two clients' vectors are the first one's: a minute and a half less, and the same work
     others = [first, first] if method == "unpacked" else [encrypted(vectors[k]) for k in (1, 2)]
     server = Server(room=CLIENTS)
     began = time.process_time()
@@ -180,11 +180,13 @@ def plan() -> Iterator[tuple[dict[str, Any], Any]]:
         ("unpacked", None),
     ):  # fmt: skip
         yield {"kind": "cost", "method": method, "bits": bits}, functools.partial(cost, method, bits)
-    for task in ("digits", "faces"):
-        for bits in (None, 2, 3, 4, 6, 8, 16):
-            for arm in ("both", "clip", "round") if bits in (2, 3, 4) else ("both",):
-                key = {"kind": "accuracy", "task": task, "arm": arm, "bits": bits}
-                yield key, functools.partial(accuracy, task, arm, bits)
+    for task, arm, bits in (
+        ("digits", "both", None), ("digits", "both", 2), ("digits", "clip", 2), ("digits", "round", 2),
+        ("digits", "both", 3), ("digits", "both", 4), ("digits", "both", 8), ("digits", "both", 16),
+        ("faces", "both", None), ("faces", "both", 2), ("faces", "clip", 2), ("faces", "round", 2),
+    ):  # fmt: skip
+        key = {"kind": "accuracy", "task": task, "arm": arm, "bits": bits}
+        yield key, functools.partial(accuracy, task, arm, bits)
 
 
 def main() -> None:

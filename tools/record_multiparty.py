@@ -3,7 +3,8 @@
     OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 python -m tools.record_multiparty
 
 ``utility``: the three tasks with five seeds, aggregated in the clear and by two servers on shares; ``gap`` is the
-largest difference of a parameter of the two models after five rounds, by seed. ``poisoning``: ten clients with a small
+largest difference of a parameter of the two models after five rounds, by seed; ``nudged`` is in the clear, with a mean
+that is off by some 1e-8. ``poisoning``: ten clients with a small
 network, 10 seeds; client 0 sends its update times ``scale``. ``bound`` is the norm at which the two servers clip;
 without one they take the plain mean over clients. What the file already holds is kept; remove the file to measure all
 of it again.
@@ -21,7 +22,7 @@ import torch
 from gilearn import models
 from gilearn.defenses import utility
 from gilearn.defenses.aggregation import AdditiveSharing, ClippedMean, Mean, SAFELearn
-from gilearn.federated import Aggregated, Aggregation, Gradients, LocalSteps, fedavg
+from gilearn.federated import Aggregated, Aggregation, Gradients, InTheClear, LocalSteps, fedavg
 from tools.recording import resume
 
 COMMAND = "python -m tools.record_multiparty"
@@ -50,6 +51,20 @@ class Scaled(Aggregation):
         return self.inner.aggregate({**shared, 0: own}, counts, number=number)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Nudged(Aggregation):
+    """The plain mean, off by normal numbers of about the size of what float32 rounds away: a control."""
+
+    std: float = 1e-8
+    seed: int = 0
+
+    def aggregate(self, shared: Mapping[int, Gradients], counts: Mapping[int, int], *, number: int) -> Aggregated:
+        result = InTheClear().aggregate(shared, counts, number=number)
+        draw = torch.Generator().manual_seed(1000 * self.seed + number)
+        noise = [self.std * torch.randn(tensor.shape, generator=draw) for tensor in result.mean]
+        return result.replace(mean=tuple(a + b for a, b in zip(result.mean, noise, strict=True)))
+
+
 def final(task: utility.Training, aggregation: Any, seed: int) -> torch.Tensor:
     """The parameters after the last round, of a training on the first examples."""
     x, y = task.load(0)
@@ -61,7 +76,13 @@ def final(task: utility.Training, aggregation: Any, seed: int) -> torch.Tensor:
 
 def costs(name: str, how: str) -> dict[str, Any]:
     task = utility.TASKS[name]
-    aggregation = "mean" if how == "clear" else AdditiveSharing()
+    ways: dict[str, Any] = {
+        "clear": "mean",
+        "shares": AdditiveSharing(),
+        "nudged": Nudged(),
+        "nudged, again": Nudged(seed=1),
+    }
+    aggregation = ways[how]
     found = utility.measure(task, aggregation=aggregation)
     row: dict[str, Any] = {
         "accuracy": [round(value, 4) for value in found.accuracy],
@@ -90,7 +111,7 @@ def plan() -> Iterator[tuple[dict[str, Any], Any]]:
             key = {"part": "poisoning", "bound": bound, "scale": scale}
             yield key, functools.partial(poisoned, bound, scale)
     for name in utility.TASKS:
-        for how in ("clear", "shares"):
+        for how in ("clear", "shares", *(("nudged", "nudged, again") if name == "colour" else ())):
             yield {"part": "utility", "task": name, "how": how}, functools.partial(costs, name, how)
 
 

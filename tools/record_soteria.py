@@ -8,10 +8,12 @@ the classifier's weight gradient: ``none``; columns pruned by one of Soteria's s
 feature, at random, or by the least of the paper's scores (``least``), always as many; or ``noise`` of the size of what
 the paper's score prunes. ``size`` is the norm of the change over that of the tensor. ``naive`` matches all that was
 shared, ``told`` applies the mask that can be read off, ``bypass`` leaves the tensor out; ``box`` and ``box bypass`` are
-InvGrad's search, with its learning rate as ``lr``. ``mse`` is of the reconstruction clipped to [0, 1], ``raw`` without.
+InvGrad's search without total variation, with its learning rate as ``lr``. ``mse`` is of the reconstruction clipped to
+[0, 1], ``raw`` without. With ``stride`` 1 the convolution keeps every pixel, and the network is four times as large;
+``batch`` is the number of digits behind the gradient, if more than one.
 
 ``utility``: accuracy over five seeds, at the rate that did best of three on the validation examples of another seed;
-colour has ten rounds. What the file already holds is kept; remove the file to measure all of it again.
+faces have ten rounds. What the file already holds is kept; remove the file to measure all of it again.
 """
 
 from __future__ import annotations
@@ -31,14 +33,15 @@ from tools.recording import resume
 
 COMMAND = "python -m tools.record_soteria"
 SEARCH = attacks.iDLG.replace(labels=labels.Declared(), iterations=30, restarts=5)
-BOX = attacks.InvGrad.replace(iterations=200)
+BOX = attacks.InvGrad.replace(iterations=200, regularizers=())
 SCORES = ("paper", "code", "pseudo-inverse")
 RULES = (*SCORES, "magnitude", "random", "least", "noise")
+Setting = tuple[str, float | None, int, str, float | None, int | None, int | None]
 
 
-def victim(seed: int) -> nn.Sequential:
-    encoder = models.lenet(1, size=8, strides=(2,), spread=None, seed=seed)
-    head = models.mlp(192, (64,), activation="relu", seed=seed + 500)
+def victim(seed: int, stride: int = 2) -> nn.Sequential:
+    encoder = models.lenet(1, size=8, strides=(stride,), spread=None, seed=seed)
+    head = models.mlp(encoder[-1].in_features, (64,), activation="relu", seed=seed + 500)
     return nn.Sequential(*encoder[:-1], *head[1:]).double()
 
 
@@ -64,9 +67,12 @@ def changed(rule: str, share: float, model: nn.Module, x: Tensor, gradient: Tens
     return gradient * ~pruned
 
 
-def attacked(rule: str, share: float | None, case: int, attacker: str, lr: float | None) -> dict[str, Any]:
-    x, y = (tensor[case : case + 1] for tensor in data.digits())
-    x, model = x.double(), victim(case)
+def attacked(
+    rule: str, share: float | None, case: int, attacker: str, lr: float | None, stride: int | None, batch: int | None
+) -> dict[str, Any]:
+    number = batch or 1
+    x, y = (tensor[case * number : (case + 1) * number] for tensor in data.digits())
+    x, model = x.double(), victim(case, stride or 2)
     plain = federated.observe(model, x, y, declare=["labels"])
     weight = plain.shared[-2]
     assert weight is not None
@@ -94,7 +100,7 @@ def attacked(rule: str, share: float | None, case: int, attacker: str, lr: float
 
 
 def training(task: str) -> utility.Training:
-    return utility.TASKS[task].replace(rounds=10) if task == "colour" else utility.TASKS[task]
+    return utility.TASKS[task] if task == "digits" else utility.TASKS[task].replace(rounds=10)
 
 
 def cost(task: str, share: float | None) -> dict[str, Any]:
@@ -109,32 +115,59 @@ def cost(task: str, share: float | None) -> dict[str, Any]:
     }
 
 
-def attack_rows() -> Iterator[tuple[str, float | None, int, str, float | None]]:
+def attack_rows() -> Iterator[Setting]:
     for k in range(24):
-        yield "none", None, k, "naive", None
+        yield "none", None, k, "naive", None, None, None
         for attacker in ("naive", "told", "bypass"):
-            yield "paper", 0.5, k, attacker, None
+            yield "paper", 0.5, k, attacker, None, None, None
     for k in range(24):
         for rule in RULES[1:]:
-            yield rule, 0.5, k, "naive", None
+            yield rule, 0.5, k, "naive", None, None, None
+    for share in (0.1, 0.25, 0.75, 0.9):
+        for k in range(10):
+            for rule, attacker in (("paper", "naive"), ("paper", "told"), ("random", "naive")):
+                yield rule, share, k, attacker, None, None, None
+
+
+def box_rows() -> Iterator[Setting]:
     for k in range(10):
         for lr in (0.03, 0.1, 0.3):
-            yield "none", None, k, "box", lr
-            yield "paper", 0.5, k, "box", lr
-            yield "paper", 0.5, k, "box bypass", lr
-    for share in (0.02, 0.1, 0.25, 0.75, 0.9):
-        for k in range(24):
-            for rule, attacker in (("paper", "naive"), ("paper", "told"), ("random", "naive")):
-                yield rule, share, k, attacker, None
+            yield "none", None, k, "box", lr, None, None
+            yield "paper", 0.5, k, "box", lr, None, None
+            yield "paper", 0.5, k, "box bypass", lr, None, None
+
+
+def wide_rows() -> Iterator[Setting]:
+    for k in range(10):
+        for rule, share, attacker in (("none", None, "naive"), ("paper", 0.5, "naive"), ("paper", 0.5, "bypass")):
+            yield rule, share, k, attacker, None, 1, None
+
+
+def batch_rows() -> Iterator[Setting]:
+    for batch in (2, 4):
+        for k in range(10):
+            for rule, share, attacker in (("none", None, "naive"), ("paper", 0.5, "naive"), ("paper", 0.5, "bypass")):
+                yield rule, share, k, attacker, None, 1, batch
 
 
 def plan() -> Iterator[tuple[dict[str, Any], Any]]:
-    for row in attack_rows():
-        key = dict(zip(("rule", "share", "case", "attacker", "lr"), row, strict=True))
-        yield {"part": "attack"} | key, functools.partial(attacked, *row)
-    for task, shares in (("digits", (None, 0.1, 0.5, 0.9)), ("faces", (None, 0.5, 0.9)), ("colour", (None, 0.5))):
-        for share in shares:
+    def attack(
+        rows: Iterator[Setting],
+    ) -> Iterator[tuple[dict[str, Any], Any]]:
+        for row in rows:
+            key = dict(zip(("rule", "share", "case", "attacker", "lr", "stride", "batch"), row, strict=True))
+            yield {"part": "attack"} | key, functools.partial(attacked, *row)
+
+    def utilities(*settings: tuple[str, float | None]) -> Iterator[tuple[dict[str, Any], Any]]:
+        for task, share in settings:
             yield {"part": "utility", "task": task, "share": share}, functools.partial(cost, task, share)
+
+    yield from attack(attack_rows())
+    yield from utilities(("digits", None), ("digits", 0.5))
+    yield from attack(wide_rows())
+    yield from attack(batch_rows())
+    yield from attack(box_rows())
+    yield from utilities(("digits", 0.9), ("faces", None), ("faces", 0.5), ("digits", 0.1))
 
 
 def main() -> None:

@@ -161,7 +161,11 @@ class Servers:
         Args:
             shared: Numbers of magnitude below 2^62.
             bits: 1 to 62.
+
+        Raises:
+            ValueError: The number of bits is out of range.
         """
+        _check_bits(bits)
         mask = self.dealer.random(shared.shape)
         value = known(mask)
         high, top = self.dealer.share(value >> np.uint64(bits)), self.dealer.share(value >> np.uint64(63))
@@ -230,11 +234,18 @@ def shifted(shared: Shared, bits: int) -> Shared:
     the shares is lost, which happens with a probability of about magnitude / 2^64; then it is off by 2**(64 - bits).
 
     Raises:
-        ValueError: There are not two servers.
+        ValueError: There are not two servers, or the number of bits is out of range.
 
-    Chapter: multi-party-computation. Source: mohassel2017, section 4.1.
+    Chapter: multi-party-computation. Source: mohassel2017, theorem 1.
     """
+    _check_bits(bits)
     if len(shared.rows) != 2:
         raise ValueError(f"shared: got the shares of {len(shared.rows)} servers, wanted 2")
     first, second = shared.rows
     return Shared(np.stack([first >> np.uint64(bits), -((-second) >> np.uint64(bits))]))
+
+
+def _check_bits(bits: int) -> None:
+    check_whole("bits", bits)
+    if bits > 62:
+        raise ValueError(f"bits: got {bits}, wanted 1 to 62")

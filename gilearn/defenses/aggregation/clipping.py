@@ -9,6 +9,7 @@ import numpy as np
 
 from gilearn.defenses.aggregation.arithmetic import Masked, Servers
 from gilearn.defenses.aggregation.sharing import Shared
+from gilearn.federated.checks import check_whole
 
 FRACTION = 24
 """Bits behind the binary point of factors."""
@@ -32,8 +33,14 @@ def factors(servers: Servers, squares: Shared, bound: int) -> Shared:
     Returns:
         (clients,); 0 where the norm is above 2**TOP.
 
+    Raises:
+        ValueError: The bound is out of range.
+
     Chapter: multi-party-computation.
     """
+    check_whole("bound", bound)
+    if bound >= 2**TOP:
+        raise ValueError(f"bound: got {bound}, wanted 1 to below {2**TOP}")
     first = bound.bit_length() - 1  # 4**first <= bound**2 < 4**(first + 1)
     limits = [bound**2, *(4**power for power in range(first + 1, TOP + 1))]
     squared = servers.masked((-squares)[:, None], bits=True)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gilearn.defenses.aggregation.fixed_point import check_alike
 from gilearn.federated import Aggregated, Aggregation, Cost, Gradients
 from gilearn.linear import float64
 
@@ -88,7 +89,7 @@ class Encrypted(Aggregation):
                 they share does not fit the encoding.
             ImportError: The extra ``defenses`` is not installed.
         """
-        first = _alike(shared)
+        first = _first(shared)
         weights = whole_weights(counts if self.weighted else dict.fromkeys(shared, 1), shared)
         vectors = {
             k: [float64(tensor).detach().flatten().cpu().numpy() for tensor in own if tensor is not None]
@@ -124,15 +125,12 @@ def split(values: Floats, sizes: Iterable[int]) -> Layers:
     return np.split(values, np.cumsum(list(sizes))[:-1])
 
 
-def _alike(shared: Mapping[int, Gradients]) -> Gradients:
-    """Return the first client's tensors, or raise a ``ValueError`` unless all clients share the like."""
+def _first(shared: Mapping[int, Gradients]) -> Gradients:
+    """Return the first client's tensors, or raise a ``ValueError`` unless all clients share the like, and something."""
     if not shared:
         raise ValueError("shared: got no clients, wanted at least one")
-    shapes = {k: [None if tensor is None else tuple(tensor.shape) for tensor in own] for k, own in shared.items()}
-    first, *others = shapes
-    for k in others:
-        if shapes[k] != shapes[first]:
-            raise ValueError(f"shared: got {shapes[k]} from client {k}, wanted {shapes[first]} as from client {first}")
-    if all(shape is None for shape in shapes[first]):
+    check_alike(list(shared.values()))
+    first = next(iter(shared.values()))
+    if all(tensor is None for tensor in first):
         raise ValueError("shared: got no tensor from any client, wanted at least one")
-    return shared[first]
+    return first

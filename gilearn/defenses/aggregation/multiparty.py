@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gilearn.defenses.aggregation.arithmetic import Servers
 from gilearn.defenses.aggregation.clipping import FRACTION, TOP, factors, in_range
+from gilearn.defenses.aggregation.fixed_point import check_alike
 from gilearn.defenses.aggregation.sharing import FixedPoint, Ring, Share, Shared, collected, split
 from gilearn.federated import Aggregated, Aggregation, Cost, Gradients
 from gilearn.federated.checks import check_number, check_whole
@@ -217,7 +218,9 @@ class AdditiveSharing(Aggregation):
             ValueError: There are no clients, they differ in what they withhold or in shapes, or a value does not fit
                 the ring.
         """
-        _check_alike(shared)
+        if not shared:
+            raise ValueError("shared: got no clients, wanted at least one")
+        check_alike(list(shared.values()))
         began = time.perf_counter()
         flat = {client: _flat(own) for client, own in shared.items()}
         sent = {client: self.shares(vector, counts[client], list(counts.values())) for client, vector in flat.items()}
@@ -308,13 +311,3 @@ def _flat(own: Gradients) -> Tensor:
 def _like(result: Tensor, own: Gradients) -> Gradients:
     parts = iter(torch.split(result, [tensor.numel() for tensor in own if tensor is not None]))
     return tuple(None if tensor is None else next(parts).view(tensor.shape).to(tensor) for tensor in own)
-
-
-def _check_alike(shared: Mapping[int, Gradients]) -> None:
-    if not shared:
-        raise ValueError("shared: got no clients, wanted at least one")
-    shapes = {client: [None if t is None else tuple(t.shape) for t in own] for client, own in shared.items()}
-    first = next(iter(shapes))
-    for client, own in shapes.items():
-        if own != shapes[first]:
-            raise ValueError(f"shared: client {client} shares or withholds other tensors than client {first}")

@@ -6,6 +6,7 @@ pycryptodome's implementation is over GF(2^128): there a secret would be two hal
 
 from __future__ import annotations
 
+import functools
 import secrets
 from collections.abc import Iterable, Mapping
 
@@ -62,7 +63,7 @@ def join(shares: Mapping[int, bytes], threshold: int) -> bytes:
     taken = {point: int.from_bytes(share, "big") for point, share in list(shares.items())[:threshold]}
     if any(len(share) != SHARE_BYTES for share in shares.values()) or max(taken.values()) >= PRIME:
         raise ValueError(f"shares: got one that is no element of the field, wanted {SHARE_BYTES} bytes below the prime")
-    secret = sum(value * _weight(point, taken) for point, value in taken.items()) % PRIME
+    secret = sum(value * weight for value, weight in zip(taken.values(), _weights(tuple(taken)), strict=True)) % PRIME
     if secret >= 2 ** (8 * SECRET_BYTES):
         raise ValueError("shares: got shares of no secret of 32 bytes, wanted those that one call of split returned")
     return secret.to_bytes(SECRET_BYTES, "big")
@@ -75,11 +76,15 @@ def _value(coefficients: list[int], point: int) -> int:
     return value
 
 
-def _weight(point: int, points: Iterable[int]) -> int:
-    """Return the polynomial that is 1 at one point and 0 at the others, at 0."""
-    above = below = 1
-    for other in points:
-        if other != point:
-            above = above * other % PRIME
-            below = below * (other - point) % PRIME
-    return above * pow(below, -1, PRIME) % PRIME
+@functools.lru_cache(maxsize=64)
+def _weights(points: tuple[int, ...]) -> tuple[int, ...]:
+    """Return, of each point, the polynomial that is 1 there and 0 at the others, at 0; the same for every secret."""
+    found = []
+    for point in points:
+        above = below = 1
+        for other in points:
+            if other != point:
+                above = above * other % PRIME
+                below = below * (other - point) % PRIME
+        found.append(above * pow(below, -1, PRIME) % PRIME)
+    return tuple(found)

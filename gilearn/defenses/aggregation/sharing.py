@@ -62,8 +62,8 @@ class FixedPoint(Value):
             raise ValueError("values: got NaN or infinite ones, wanted finite numbers")
         limit = 2.0 ** (63 - self.bits) / terms
         if numbers.numel() and float(numbers.abs().max()) + 2.0**-self.bits >= limit:
-            wanted = f"magnitudes below {limit:g}: a sum of {terms} has to fit in 64 bits, {self.bits} behind the point"
-            raise ValueError(f"values: got one that is too large, wanted {wanted}")
+            fit = f"a sum of {terms} has to fit in 64 bits, {self.bits} behind the point"
+            raise ValueError(f"values: got one that is too large, wanted magnitudes below {limit:.4g}: {fit}")
         return (numbers * 2.0**self.bits).round().numpy().astype(np.int64).view(np.uint64)
 
     def decode(self, numbers: Ring) -> Tensor:
