@@ -28,8 +28,7 @@ class Cost(Value):
         up: Bytes that each client sent, by its position; of one that dropped out what it had sent until then.
         down: Bytes that each client received.
         messages: Bytes of each kind of message, over all clients and both directions.
-        seconds: Of each party's work: ``"clients"`` all together, ``"server"``, or by the parties' names. In the clear
-            and in secure aggregation it is processor time.
+        seconds: Processor time of each party: ``"clients"`` all together, ``"server"``, or by the parties' names.
 
     Chapter: secure-aggregation.
     """

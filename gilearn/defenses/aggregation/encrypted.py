@@ -50,9 +50,9 @@ class Tally:
     @contextmanager
     def timed(self, party: str, *, times: int = 1) -> Iterator[None]:
         """Count the time that the block takes; ``times``: as many clients do the same, and it is done once."""
-        began = time.perf_counter()
+        began = time.process_time()
         yield
-        self.seconds[party] += times * (time.perf_counter() - began)
+        self.seconds[party] += times * (time.process_time() - began)
 
     def cost(self) -> Cost:
         """Return the account."""

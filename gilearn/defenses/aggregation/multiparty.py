@@ -221,14 +221,14 @@ class AdditiveSharing(Aggregation):
         if not shared:
             raise ValueError("shared: got no clients, wanted at least one")
         check_alike(list(shared.values()))
-        began = time.perf_counter()
+        began = time.process_time()
         flat = {client: _flat(own) for client, own in shared.items()}
         sent = {client: self.shares(vector, counts[client], list(counts.values())) for client, vector in flat.items()}
-        shared_at = time.perf_counter()
+        shared_at = time.process_time()
         servers = Servers(self.servers)
         result = self.result(sent, servers)
         mean = _like(result, next(iter(shared.values())))
-        seconds = {"clients": shared_at - began, "servers": time.perf_counter() - shared_at}
+        seconds = {"clients": shared_at - began, "servers": time.process_time() - shared_at}
         kinds = dict(servers.sent) | ({"from the dealer": servers.dealer.sent} if servers.openings > 1 else {})
         up = {client: sum(share.bytes for share in own) for client, own in sent.items()}
         down = sum(tensor.numel() * tensor.element_size() for tensor in mean if tensor is not None)
