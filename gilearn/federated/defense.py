@@ -116,6 +116,14 @@ class Defense(Value):
         """
         return Defense()
 
+    def bits(self, shared: Gradients) -> int:
+        """Return the bits of an upload, without entropy coding: by default every entry in its floating-point type.
+
+        Args:
+            shared: What a server decodes from the upload, one tensor per parameter.
+        """
+        return sum(8 * g.element_size() * g.numel() for g in shared if g is not None)
+
     @property
     def noise(self) -> tuple[tuple[str, float], ...]:
         """What it adds to every entry that is shared, independently: kinds, as :meth:`Client.draw` has, with scales."""
@@ -182,6 +190,10 @@ class Composition(Defense):
     def public(self, seen: Observation) -> Defense:
         """Return the composition of the parts' public parts."""
         return Composition(parts=tuple(part.public(seen) for part in self.parts))
+
+    def bits(self, shared: Gradients) -> int:
+        """Return the bits of the last part's upload: what comes after a compressor undoes its saving."""
+        return self.parts[-1].bits(shared) if self.parts else super().bits(shared)
 
     @property
     def noise(self) -> tuple[tuple[str, float], ...]:

@@ -19,9 +19,7 @@ from gilearn.defenses import (
     FakeGradients,
     GaussianNoise,
     LaplaceNoise,
-    Mask,
     Polarization,
-    Pruning,
     Reshuffling,
 )
 from gilearn.defenses.model import codes
@@ -30,7 +28,6 @@ from gilearn.federated.explicit import Explicit
 from gilearn.federated.task import Objective
 
 MODULES = [
-    "gilearn.defenses.gradients.compression",
     "gilearn.defenses.gradients.perturbation",
     "gilearn.defenses.model",
 ]
@@ -88,31 +85,6 @@ def each_clipped(gradients, seed, *, norm):
     number = next(len(g) for g in gradients if g is not None)
     own = [clipped([None if g is None else g[k] for g in gradients], seed, norm=norm) for k in range(number)]
     return [None if g is None else torch.stack([one[j] for one in own]) for j, g in enumerate(gradients)]
-
-
-def pruned(gradients, seed, *, share, together):
-    """Set the round(share x n) entries of least magnitude to zero, of each tensor or of all together."""
-    places = [(j, k) for j, g in enumerate(gradients) if g is not None for k in range(g.numel())]
-    groups = [places] if together else [[p for p in places if p[0] == j] for j in range(len(gradients))]
-    flat = [None if g is None else entries(g) for g in gradients]
-    for group in groups:
-        for j, k in sorted(group, key=lambda p: abs(flat[p[0]][p[1]]))[: round(share * len(group))]:
-            flat[j][k] = 0.0
-    return [
-        None if g is None else torch.tensor(f, dtype=torch.float64).view(g.shape)
-        for f, g in zip(flat, gradients, strict=True)
-    ]
-
-
-def what_is_left(gradients, seed):
-    """Multiply the first tensor by its mask; the second has no mask, the third no gradient."""
-    return [gradients[0] * MASK, gradients[1], None]
-
-
-def left_of_others(gradients, seed, **options):
-    """Multiply other gradients by the mask of what was not pruned."""
-    kept = pruned(gradients, seed, **options)
-    return [None if g is None else g * (mask != 0) for g, mask in zip(others(gradients), kept, strict=True)]
 
 
 def faked(gradients, seed, *, std, candidates):
@@ -268,8 +240,6 @@ GRADIENTS = [
     partial(draw, [(1, 7), (3, 3), (5,)], missing=(0,)),
 ]
 EXAMPLES = [partial(draw, [(5, 3, 2), (5, 3)]), partial(draw, [(3, 2, 2, 2, 2), (3, 2), (3, 4)], missing=(1,))]
-MASKED = [partial(draw, [(2, 3), (4,), (2,)], missing=(2,))]
-MASK = torch.tensor([[True, False, True], [False, False, True]])
 BATCHES = [partial(batch, 1), partial(batch, 5)]
 PRIVATE = [head(6, 12), head(16, 12)]
 SETTINGS = [
@@ -292,16 +262,11 @@ ROWS = [
             (BatchClipping(norm=100.0), partial(clipped, norm=100.0)),
             (FakeGradients(), partial(faked, std=None, candidates=10)),
             (FakeGradients(std=0.3, candidates=1), partial(faked, std=0.3, candidates=1)),
-            (Pruning(share=0.0), partial(pruned, share=0.0, together=False)),
-            (Pruning(share=0.6), partial(pruned, share=0.6, together=False)),
-            (Pruning(share=0.35, scope="global"), partial(pruned, share=0.35, together=True)),
         ],
     ),
     *rows(
         per_example, EXAMPLES, [(ExampleClipping(norm=norm), partial(each_clipped, norm=norm)) for norm in (2.5, 99.0)]
     ),
-    *rows(shared, MASKED, [(Mask(masks=(MASK, None, MASK)), what_is_left)]),
-    *rows(publicly, MASKED, [(Mask(masks=(MASK, None, MASK)), lambda *one: what_is_left(others(one[0]), one[1]))]),
     *rows(
         publicly,
         GRADIENTS,
@@ -309,7 +274,6 @@ ROWS = [
             (GaussianNoise(std=0.3), lambda gradients, seed: others(gradients)),
             (LaplaceNoise(scale=0.7), lambda gradients, seed: others(gradients)),
             (BatchClipping(norm=0.5), lambda gradients, seed: clipped(others(gradients), seed, norm=0.5)),
-            (Pruning(share=0.6), partial(left_of_others, share=0.6, together=False)),
         ],
     ),
     *rows(
@@ -341,10 +305,6 @@ REFUSALS = [
     (lambda: LaplaceNoise(scale=-0.1), "^scale: got -0.1, wanted 0 or more"),
     (lambda: BatchClipping(norm=0.0), "^norm: got 0.0, wanted a positive number"),
     (lambda: ExampleClipping(norm=-1.0), "^norm: got -1.0, wanted a positive number"),
-    (lambda: Pruning(share=1.0), "^share: got 1.0, wanted 0 to below 1"),
-    (lambda: Pruning(share=-0.1), "^share: got -0.1, wanted 0 to below 1"),
-    (lambda: Pruning(share=0.5, scope="all"), "^scope: got 'all', wanted 'tensor' or 'global'"),
-    (lambda: shared(Mask(masks=(MASK,)), [None, None], 0), "^masks: got 1, wanted one for each of 2 gradients"),
     (lambda: Dropout(p=1.0), "^p: got 1.0, wanted 0 to below 1"),
     (lambda: Dropout(p=-0.1), "^p: got -0.1, wanted 0 to below 1"),
     (lambda: Dropout(p=0.5).insert(nn.Flatten()), "^model: got a Flatten without an nn.Linear, wanted one"),

@@ -15,6 +15,7 @@ from gilearn.attacks.iteration.distances import (
     LayerwiseCosine,
     Manhattan,
     Masked,
+    SignAgreement,
 )
 
 MODULES = ["gilearn.attacks.iteration.distances"]
@@ -71,6 +72,20 @@ def kernel(simulated, shared, *, width, reduction, floor=1e-12):
     return value
 
 
+def disagreement(simulated, shared, *, temperature):
+    """Add up the tensors' mean losses of agreement times simulated entry, in units of the mean magnitude."""
+    value = 0.0
+    for tensor in paired(simulated, shared):
+        unit = sum(abs(a) for a, _ in tensor) / len(tensor)
+        for a, b in tensor:
+            agreement = (a if b > 0 else -a if b < 0 else 0.0) / unit
+            if temperature:
+                value += temperature * math.log(1 + math.exp(-agreement / temperature)) / len(tensor)
+            else:
+                value += max(-agreement, 0.0) / len(tensor)
+    return value
+
+
 def over_the_kept(reference, simulated, shared):
     """Return a reference of the entries alone that the client did not prune."""
     where = [(a, b) for a, b in zip(simulated, shared, strict=True) if a is not None and b is not None]
@@ -122,6 +137,9 @@ ROWS = [
             (GaussianKernel(), partial(kernel, width=1.0, reduction="mean")),
             (GaussianKernel(width=3.0), partial(kernel, width=3.0, reduction="mean")),
             (GaussianKernel(width=40.0, reduction="sum"), partial(kernel, width=40.0, reduction="sum")),
+            (SignAgreement(), partial(disagreement, temperature=0.3)),
+            (SignAgreement(temperature=1.0), partial(disagreement, temperature=1.0)),
+            (SignAgreement(temperature=0.0), partial(disagreement, temperature=0.0)),
             (Masked(), partial(over_the_kept, euclidean)),
             (Masked(distance=Manhattan()), partial(over_the_kept, manhattan)),
             (Masked(distance=Cosine()), partial(over_the_kept, cosine)),
@@ -144,6 +162,7 @@ REFUSALS = [
         "^terms: got none, wanted at least one .have the two gradients no tensor",
     ),
     (lambda: Masked()([torch.ones(2)], [torch.ones(2), None]), "zip"),
+    (lambda: SignAgreement(temperature=-0.1), "temperature: got -0.1, wanted 0 or more"),
     (lambda: GaussianKernel(width=0.0), "width: got 0.0, wanted a positive number"),
     (lambda: GaussianKernel(floor=-1.0), "floor: got -1.0, wanted a positive number"),
     (lambda: GaussianKernel(reduction="max"), "reduction: got 'max', wanted 'mean' or 'sum'"),

@@ -11,9 +11,11 @@ from torch import nn
 
 from formulas import (
     bayesian,
+    compression,
     defenses,
     disaggregation,
     distances,
+    dynamic_noise,
     heads,
     initialization,
     instahide,
@@ -23,7 +25,9 @@ from formulas import (
     mixing,
     optimizers,
     pixelization,
+    privacy,
     regularizers,
+    soteria,
     unmixing,
     vertical,
 )
@@ -36,9 +40,11 @@ from gilearn.attacks.labels import Declared
 
 TABLES = [
     bayesian,
+    compression,
     defenses,
     disaggregation,
     distances,
+    dynamic_noise,
     heads,
     initialization,
     instahide,
@@ -48,7 +54,9 @@ TABLES = [
     mixing,
     optimizers,
     pixelization,
+    privacy,
     regularizers,
+    soteria,
     unmixing,
     vertical,
 ]

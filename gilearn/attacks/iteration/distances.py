@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gilearn.values import Value
@@ -158,6 +159,40 @@ class Masked(Value):
         """Return the distance of the entries that were kept, a scalar."""
         kept = [None if a is None or b is None else a * (b != 0) for a, b in zip(simulated, shared, strict=True)]
         return self.distance(kept, shared)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignAgreement(Value):
+    """How badly the signs agree, and no more: for gradients of which only the signs were shared.
+
+    Per tensor, with a the simulated entry over the tensor's mean magnitude and s the shared sign, the mean of
+    t log(1 + exp(-s a / t)): t times minus the logarithm of the probability that a sign of a with logistic noise of
+    scale t is s. An entry far on the right side costs nothing; neither lengths of gradients nor of tensors count.
+
+    Args:
+        temperature: t, not negative; at 0 it is the hinge max(-s a, 0), which is 0 where all signs agree.
+
+    Raises:
+        ValueError: The temperature is negative.
+
+    Chapter: compression.
+    """
+
+    temperature: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0:
+            raise ValueError(f"temperature: got {self.temperature}, wanted 0 or more")
+
+    def __call__(self, simulated: Gradients, shared: Gradients) -> Tensor:
+        """Return the distance, a scalar."""
+        return total(self._term(a, b) for a, b in pairs(simulated, shared))
+
+    def _term(self, a: Tensor, b: Tensor) -> Tensor:
+        against = -b.sign() * a / a.abs().mean().clamp(min=_SHORTEST)
+        if self.temperature == 0:
+            return against.clamp(min=0).mean()
+        return self.temperature * F.softplus(against / self.temperature).mean()
 
 
 def pairs(simulated: Gradients, shared: Gradients) -> Iterator[tuple[Tensor, Tensor]]:
