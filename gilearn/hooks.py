@@ -1,10 +1,11 @@
-"""Watching a forward pass: what its modules are given, and what they return."""
+"""Watching a forward pass: what its modules are given, and what they return; and a model without others' hooks."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -89,3 +90,11 @@ def _hooked(model: nn.Module, modules: Iterable[nn.Module], register: Callable[[
     finally:
         for handle in handles:
             handle.remove()
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """Return a model; of one that Opacus wrapped (``GradSampleModule``) a copy without the wrapper and its hooks."""
+    if not type(model).__module__.startswith("opacus.") or not hasattr(model, "to_standard_module"):
+        return model
+    standard: nn.Module = cast(Any, copy.deepcopy(model)).to_standard_module()
+    return standard

@@ -56,3 +56,12 @@ def test_none_stands_for_a_missing_column(folder):
 
 def test_nothing_is_known_before_the_first_run(folder):
     assert recording.known("sizes", {"levels": []}) == {"levels": []}
+
+
+def test_the_decision_is_what_the_chapters_records_say():
+    from tools import record_decision
+
+    rows = {row["defense"]: row for row in record_decision.data.recorded("decision")["result"]}
+    for name in record_decision.READ:
+        assert rows[name] == {"defense": name} | record_decision.read(name), f"{name}: {record_decision.COMMAND}"
+    assert len(rows) > len(record_decision.READ)

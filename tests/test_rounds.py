@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from dataclasses import dataclass
 from fractions import Fraction
 
 import pytest
@@ -11,8 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from gilearn import defenses, federated, models
-from gilearn.federated import Aggregate, LocalSteps, Several
-from gilearn.federated.rounds import weighted_mean
+from gilearn.federated import Aggregate, Aggregated, AggregatedRounds, Aggregation, Cost, LocalSteps, Several
+from gilearn.federated.aggregation import weighted_mean
 
 
 def test_rounds_with_one_step_are_gradient_descent(digits):
@@ -234,3 +235,74 @@ def test_refusals_of_aggregates(digits):
         weighted_mean([(torch.ones(2),)], [0])
     with pytest.raises(ValueError, match="aggregation: got 'median'"):
         next(federated.fedavg(models.mlp(64), [digits], LocalSteps(steps=1, lr=1), num_rounds=1, aggregation="median"))
+    for aggregation, message in (
+        (None, "aggregation: got a NoneType, wanted 'mean', 'sum' or a gilearn.federated.Aggregation"),
+        (Halves, r"aggregation: got the class Halves, wanted a value: Halves\(...\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            next(federated.fedavg(models.mlp(64), [digits], LocalSteps(steps=1, lr=1), num_rounds=1,
+                                  aggregation=aggregation))  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halves(Aggregation):
+    """Leave out the clients named, and round what is left to halves."""
+
+    late: tuple[int, ...] = ()
+
+    def aggregate(self, shared, counts, *, number):
+        there = [k for k in shared if k not in self.late]
+        mean = weighted_mean([shared[k] for k in there], [counts[k] for k in there])
+        rounded = tuple(None if t is None else (2 * t).round() / 2 for t in mean)
+        return Aggregated(mean=rounded, clients=tuple(there), cost=Cost(up=dict.fromkeys(shared, number)))
+
+
+def test_a_users_aggregation_is_what_moves_the_model_and_what_the_server_sees(digits):
+    """A client that dropped out is in neither; the aggregate's tensors are those that the aggregation handed out."""
+    x, y = digits[0][:9].double(), digits[1][:9]
+    clients = [(x[:2], y[:2]), (x[2:3], y[2:3]), (x[3:], y[3:])]
+    start, local = models.mlp(64, (8,)).double(), LocalSteps(steps=1, lr=20.0)
+    rounds = list(
+        federated.fedavg(start, clients, local, num_rounds=2, declare=["labels"], aggregation=Halves(late=(1,)))
+    )
+    first, second = rounds
+    seen = first.aggregate()
+    assert first.participants == first.clients == (0, 2)
+    assert tuple(first.observations) == (0, 1, 2)
+    assert (seen.counts, seen.batch_size) == ((2, 6), 8)
+    assert torch.equal(seen.known("labels"), torch.cat([y[:2], y[3:]]))
+    pairs = zip(first.observations[0].shared, first.observations[2].shared, strict=True)
+    for got, (one, other) in zip(seen.shared, pairs, strict=True):
+        torch.testing.assert_close(got, (2 * (2 * one + 6 * other) / 8).round() / 2)
+    assert any(bool(t.any()) for t in seen.shared)
+    for a, b, move in zip(start.parameters(), first.after.parameters(), seen.shared, strict=True):
+        torch.testing.assert_close(a - b, move)
+    assert dict(second.cost.up) == {0: 2, 1: 2, 2: 2}
+    kept = AggregatedRounds.of(rounds, declare=["participation"], window=1, num_clients=3)
+    assert kept.known("participation").tolist() == [[1, 0, 1]] * 2
+    assert kept.aggregation == "mean"
+    with pytest.raises(ValueError, match=r"clients: got \[5\], wanted some of \(0, 1, 2\)"):
+        dataclasses.replace(first, clients=(0, 5))
+
+
+def test_buffers_go_through_the_aggregation(photos):
+    """Running statistics of a client that dropped out do not reach the server's model, and the rounding does."""
+    start = models.convnet(widths=(2,), strides=(4,), batch_norm=True)
+    start.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    clients = [(photos[0][:4], photos[1][:4]), (5 * photos[0][4:8], photos[1][4:8])]
+    (only,) = federated.fedavg(
+        start, clients, LocalSteps(steps=3, lr=1e-9), num_rounds=1, aggregation=Halves(late=(1,))
+    )
+    (alone,) = federated.fedavg(start, clients[:1], LocalSteps(steps=3, lr=1e-9), num_rounds=1)
+    wanted = 1 - (2 * (1 - alone.after[1].running_var)).round() / 2
+    torch.testing.assert_close(only.after[1].running_var, wanted)
+    assert int(only.after[1].num_batches_tracked) == 3
+    assert only.after.mask.tolist() == [0.0, -float("inf")]
+
+
+def test_the_cost_of_aggregating_in_the_clear(digits):
+    """Four bytes an entry, from every client, and one kind of message."""
+    clients = [(digits[0][k : k + 2], digits[1][k : k + 2]) for k in (0, 2)]
+    (only,) = federated.fedavg(models.mlp(64, (8,)), clients, LocalSteps(steps=1, lr=0.1), num_rounds=1)
+    size = 4 * sum(p.numel() for p in only.model.parameters())
+    assert (dict(only.cost.up), dict(only.cost.messages)) == ({0: size, 1: size}, {"update": 2 * size})

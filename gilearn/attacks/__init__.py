@@ -5,12 +5,14 @@ The rows of the survey's Table 1 stand here under the survey's names, ready to c
 2.2), ``labels`` the rules that read labels off a gradient, ``disaggregation`` what takes a sum over clients apart.
 
 Against defenses: ``unmixing`` and ``instahide`` take mixed data apart, ``releases`` pictures that were published with
-noise, ``masks`` reads dropout masks, ``local_steps`` searches the order that a client visited its data in;
-``learned`` fits a map from gradients to pictures, ``feedback`` adds up what error feedback sends late.
+noise, ``masks`` reads dropout masks, ``local_steps`` searches the order that a client visited its data in, ``bypass``
+leaves out what a defense has changed, ``learned`` fits a map from gradients to pictures, ``feedback`` adds up what
+error feedback sends late.
 """
 
 from gilearn.attacks import instahide, labels, masks, releases, unmixing
 from gilearn.attacks.base import Attack, Reconstruction
+from gilearn.attacks.bypass import Bypass, untouched
 from gilearn.attacks.disaggregation import Disaggregated, Disaggregation, GradDisagg
 from gilearn.attacks.feedback import accumulated
 from gilearn.attacks.iteration import bayesian, distances, initialization, optimizers, priors, regularizers, spaces
@@ -47,6 +49,7 @@ __all__ = [
     "SPN",
     "Attack",
     "Bayesian",
+    "Bypass",
     "Disaggregated",
     "Disaggregation",
     "GradAttack",
@@ -79,4 +82,5 @@ __all__ = [
     "spaces",
     "surrogate",
     "unmixing",
+    "untouched",
 ]

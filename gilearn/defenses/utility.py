@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from gilearn import data, models
-from gilearn.federated import Defense, LocalSteps, fedavg
+from gilearn.federated import Aggregation, Defense, InTheClear, LocalSteps, fedavg
+from gilearn.federated.aggregation import as_aggregation
 from gilearn.federated.checks import check_whole
 from gilearn.federated.defense import as_defense
 from gilearn.values import Value
@@ -116,6 +117,7 @@ def measure(
     task: Training,
     *,
     defense: Defense | Sequence[Defense] | None = None,
+    aggregation: Aggregation | Literal["mean", "sum"] = "mean",
     seeds: Sequence[int] = range(5),
     fold: int = 0,
     predict: Callable[[nn.Module, Tensor], Tensor] | None = None,
@@ -129,6 +131,7 @@ def measure(
         task: The training, from :data:`TASKS` or your own; a model of your own by ``task.replace(build=...)``, other
             local steps by ``task.spent(...)``, another learning rate by ``task.replace(local=...)`` or :func:`tuned`.
         defense: What every client does about leakage; ``None`` for nothing.
+        aggregation: How the server puts contributions together, as :func:`gilearn.federated.fedavg` takes it.
         seeds: One training each.
         fold: The data's.
         predict: Returns class scores (n, classes) of a model for inputs; by default the model does. For a defense that
@@ -137,8 +140,8 @@ def measure(
 
     Returns:
         A frame with a row a seed: ``seed``; ``accuracy`` in [0, 1], missing if a client's gradient ceased to be finite;
-        ``seconds`` of processor time; ``megabytes`` that one client uploaded,
-        as the defense encodes them.
+        ``seconds`` of processor time; ``megabytes`` that one client uploaded: as the defense encodes them, or the
+        aggregation's messages.
 
     Raises:
         ValueError: There are no seeds, or no examples left to test.
@@ -169,7 +172,7 @@ def measure(
         middle = held + (len(x) - held) // 2
         chosen = slice(held, middle) if validation else slice(middle, None)
         start = time.process_time()
-        model, megabytes = _trained(task, clients, defense, seed)
+        model, megabytes = _trained(task, clients, defense, aggregation, seed)
         row: dict[str, Any] = {"seed": seed, "accuracy": None}
         seconds = time.process_time() - start
         if model is not None:
@@ -216,14 +219,16 @@ def _check_task(task: object) -> None:
 
 
 def _trained(
-    task: Training, clients: list[tuple[Tensor, Tensor]], defense: Any, seed: int
+    task: Training, clients: list[tuple[Tensor, Tensor]], defense: Any, aggregation: Any, seed: int
 ) -> tuple[nn.Module | None, float]:
     """Return the global model after the last round, ready to predict, and the megabytes that a client uploaded."""
+    encoded = as_defense(defense) if isinstance(as_aggregation(aggregation), InTheClear) else None
+    options = {"num_rounds": task.rounds, "defense": defense, "aggregation": aggregation, "seed": seed}
     model, uploaded = task.build(seed).train(), 0.0
     try:
-        for ran in fedavg(model, clients, task.local, num_rounds=task.rounds, defense=defense, seed=seed):
+        for ran in fedavg(model, clients, task.local, **options):
             model = ran.after
-            uploaded += as_defense(defense).bits(ran.observations[0].shared) / 8
+            uploaded += encoded.bits(ran.observations[0].shared) / 8 if encoded else ran.cost.up.get(0, 0)
     except ValueError as error:
         if "finite" not in str(error):
             raise

@@ -9,9 +9,10 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from gilearn.federated.aggregation import AGGREGATIONS
 from gilearn.federated.checks import check_name, check_names
 from gilearn.federated.observation import Observation
-from gilearn.federated.rounds import AGGREGATIONS, Round
+from gilearn.federated.rounds import Round
 from gilearn.values import Value
 
 ROUNDS_KNOWLEDGE: Mapping[str, str] = MappingProxyType(
@@ -30,7 +31,7 @@ class AggregatedRounds(Value):
     Args:
         parts: A round each, in order: ``shared`` is the aggregate, ``batch_size`` the number of examples of all clients
             in it, which a server needs for the mean.
-        aggregation: What the aggregate is, one of ``federated.rounds.AGGREGATIONS``.
+        aggregation: What the aggregate is, one of ``federated.AGGREGATIONS``.
         window: Rounds in one window of the analytics, from 1; the last window may be shorter.
         knowledge: Declared knowledge, by the names in :data:`ROUNDS_KNOWLEDGE`; participation in whole numbers.
 
@@ -84,7 +85,7 @@ class AggregatedRounds(Value):
         counts = torch.stack([part.sum(0) for part in torch.split(present, max(window, 1))])
         return cls(
             parts=tuple(_seen(one) for one in rounds),
-            aggregation=rounds[0].aggregation if rounds else "mean",
+            aggregation=rounds[0].kind if rounds else "mean",
             window=window,
             knowledge={"participation": counts} if "participation" in declare else {},
         )

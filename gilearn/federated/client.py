@@ -15,6 +15,7 @@ from gilearn.federated.defense import Defense, as_defense
 from gilearn.federated.explicit import Explicit, dropout_masks
 from gilearn.federated.observation import KNOWLEDGE, Observation
 from gilearn.federated.task import LOSSES, LocalSteps, Task
+from gilearn.hooks import bare
 
 
 def observe(
@@ -32,7 +33,7 @@ def observe(
     """Let a client compute on its private batch, and return what leaves it.
 
     Args:
-        model: The global model. It is not changed.
+        model: The global model. It is not changed. A model that Opacus wrapped is taken without the wrapper.
         x: The private inputs (batch, ...); integers for a model that takes tokens.
         y: The private labels (batch,), or class probabilities (batch, num_classes); of a sequence model labels
             (batch, length).
@@ -76,6 +77,7 @@ def run_client(
     The arguments are those of :func:`observe`; ``memory`` is what the defense keeps from round to round, ``rows``
     which examples of a pool the batch is made of.
     """
+    model = bare(model)
     check_name("loss", loss, LOSSES)
     declare = check_names("declare", declare, KNOWLEDGE)
     if "rows" in declare and rows is None:

@@ -27,6 +27,7 @@ from gilearn.federated.defense import Defense, Gradients, as_defense
 from gilearn.federated.explicit import Explicit, dropout_masks
 from gilearn.federated.files import read, restored, saved, with_state, write
 from gilearn.federated.task import LOSSES, LocalSteps, Task
+from gilearn.hooks import bare
 from gilearn.values import Value
 
 KNOWLEDGE: Mapping[str, str] = MappingProxyType(
@@ -86,7 +87,7 @@ class Observation(Value):
         for name in ("batch_size", "num_classes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, wanted at least 1")
-        model = copy.deepcopy(self.model)
+        model = copy.deepcopy(bare(self.model))
         shape = tuple(int(side) for side in self.input_shape)
         outputs = check_model_takes(model, shape, self.num_classes, tokens=self.tokens)
         knowledge = {
@@ -300,7 +301,7 @@ class Observation(Value):
 
         Chapter: federated-learning.
         """
-        shape = tuple(input_shape)
+        model, shape = bare(model), tuple(input_shape)
         if num_classes is None:
             num_classes = max(2, check_model_takes(model, shape, None, tokens=tokens)[-1])
         known = dict(knowledge or {})

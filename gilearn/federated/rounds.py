@@ -13,15 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from gilearn.federated.aggregate import Aggregate
-from gilearn.federated.checks import check_name
+from gilearn.federated.aggregation import Aggregation, Cost, InTheClear, as_aggregation
 from gilearn.federated.client import run_client
 from gilearn.federated.defense import Defense, Gradients, as_defense
 from gilearn.federated.observation import Observation
 from gilearn.federated.task import LocalSteps
+from gilearn.hooks import bare
 from gilearn.linear import float64
-
-AGGREGATIONS = ("mean", "sum")
-"""How the server puts together what clients share: the mean over all examples, or the sum over clients."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,9 +33,16 @@ class Round:
         number: Number of the round, from 1.
         model: The global model that went out: what was shared is a gradient or update of this one.
         after: The global model after the round.
-        shared: The aggregate of what the clients shared, one tensor per parameter.
-        observations: What every chosen client shared, by its position; each with the model that went out.
-        aggregation: How ``shared`` was put together, one of :data:`AGGREGATIONS`.
+        shared: The aggregate of what the clients shared, one tensor per parameter: what the aggregation handed out,
+            with what it rounds away.
+        observations: What a server gets of every chosen client where nothing hides it, by position; each with the
+            model that went out. A client that dropped out has one too.
+        aggregation: How ``shared`` was put together, by name or value.
+        clients: Whose contributions are in ``shared``, by position; by default everybody's.
+        cost: What the aggregation took.
+
+    Raises:
+        ValueError: There is no such aggregation, or a client in ``clients`` was not chosen.
 
     Chapter: federated-learning.
     """
@@ -47,16 +52,32 @@ class Round:
     after: nn.Module = field(repr=False)
     shared: Gradients = field(repr=False)
     observations: Mapping[int, Observation] = field(repr=False)
-    aggregation: str = "mean"
+    aggregation: Aggregation | str = InTheClear()
+    clients: tuple[int, ...] = ()
+    cost: Cost = field(default_factory=Cost, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "aggregation", as_aggregation(self.aggregation))
+        if strangers := [k for k in self.clients if k not in self.observations]:
+            raise ValueError(f"clients: got {strangers}, wanted some of {tuple(self.observations)}, who were chosen")
+        object.__setattr__(self, "clients", tuple(self.clients) or tuple(self.observations))
 
     @property
     def participants(self) -> tuple[int, ...]:
-        """Who took part, by position."""
-        return tuple(self.observations)
+        """Who took part to the end, by position: whose contributions are in ``shared``."""
+        return self.clients
+
+    @property
+    def kind(self) -> str:
+        """What ``shared`` is: ``"mean"`` over all examples, or ``"sum"`` over clients."""
+        return as_aggregation(self.aggregation).kind
 
     def aggregate(self) -> Aggregate:
-        """Return what a server sees behind an aggregation; labels and targets are declared if all clients' are."""
-        parts = list(self.observations.values())
+        """Return what a server sees behind an aggregation: of exactly the clients whose contributions are in it.
+
+        Labels and targets are declared if all these clients' are.
+        """
+        parts = [self.observations[k] for k in self.clients]
         known: dict[str, Any] = {}
         for name in ("labels", "targets"):
             if all(name in part.knowledge for part in parts):
@@ -75,7 +96,7 @@ class Round:
             tokens=first.tokens,
             knowledge=known,
             counts=counts,
-            weights=() if self.aggregation == "mean" else (1.0,) * len(counts),
+            weights=() if self.kind == "mean" else (1.0,) * len(counts),
         )
 
 
@@ -89,7 +110,7 @@ def fedavg(
     loss: str = "cross_entropy",
     defense: Defense | Sequence[Defense] | None = None,
     declare: Sequence[str] = (),
-    aggregation: Literal["mean", "sum"] = "mean",
+    aggregation: Aggregation | Literal["mean", "sum"] = "mean",
     server_lr: float = 1.0,
     seed: int = 0,
 ) -> Iterator[Round]:
@@ -107,7 +128,8 @@ def fedavg(
         defense: What every client does about leakage, with a memory of its own; several are applied in that order.
         declare: Names from :data:`gilearn.federated.KNOWLEDGE` that the threat model hands to the attacker.
         aggregation: ``"mean"``: clients weigh as much as they have data. ``"sum"``: the plain sum, which the server
-            divides by the number of clients to move its model.
+            divides by the number of clients to move its model. Or a value that protects the contributions, such as
+            :class:`gilearn.defenses.aggregation.SecureAggregation`.
         server_lr: Share of the mean that the server moves its model by, not negative; 1 is FedAvg, and with 0 the same
             model goes out in every round.
         seed: Seeds the choice of clients, and what they draw.
@@ -117,7 +139,8 @@ def fedavg(
 
     Raises:
         ValueError: There are no clients, ``num_rounds``, ``per_round`` or ``server_lr`` is out of range, a name is
-            unknown, or a client's batch is refused as in :func:`gilearn.federated.observe`.
+            unknown, a client's batch is refused as in :func:`gilearn.federated.observe`, or the aggregation refuses
+            the contributions.
 
     Chapter: federated-learning. Source: mcmahan2017, algorithm 1.
     """
@@ -128,80 +151,62 @@ def fedavg(
         raise ValueError(f"num_rounds: got {num_rounds}, wanted at least 1")
     if not 0 <= server_lr < math.inf:
         raise ValueError(f"server_lr: got {server_lr}, wanted 0 or more")
-    check_name("aggregation", aggregation, AGGREGATIONS)
+    how = as_aggregation(aggregation)
     choice = np.random.default_rng(seed)
     seeds = np.random.SeedSequence(seed).generate_state(len(clients))
     generators = [torch.Generator().manual_seed(int(own)) for own in seeds]
     memories: list[dict[Any, Any]] = [{} for _ in clients]
     task: dict[str, Any] = {"local": local, "loss": loss, "defense": as_defense(defense), "declare": declare}
-    model = copy.deepcopy(model)
+    model = copy.deepcopy(bare(model))
     for number in range(1, num_rounds + 1):
         chosen = sorted(choice.permutation(len(clients))[:per_round].tolist())
         ran = {k: run_client(model, *clients[k], generator=generators[k], memory=memories[k], **task) for k in chosen}
-        counts = [seen.batch_size for seen, _ in ran.values()]
-        weights = counts if aggregation == "mean" else [1] * len(chosen)
-        mean = weighted_mean([seen.shared for seen, _ in ran.values()], weights)
-        summands = 1 if aggregation == "mean" else len(chosen)
-        shared = tuple(None if tensor is None else tensor * summands for tensor in mean)
-        moves = tuple(None if tensor is None else server_lr * tensor for tensor in mean)
-        after = moved(model, moves, [at_client for _, at_client in ran.values()], counts)
-        observations = {k: seen for k, (seen, _) in ran.items()}
-        yield Round(
-            number=number, model=model, after=after, shared=shared, observations=observations, aggregation=aggregation
-        )
-        model = after
+        one = _round(model, ran, how, number, server_lr)
+        yield one
+        model = one.after
 
 
-def weighted_mean(shared: Sequence[Gradients], counts: Sequence[int]) -> Gradients:
-    """Return the mean of what clients shared, weighted by whole numbers, to the last bit of float64 or nearly so.
+def _round(
+    model: nn.Module, ran: Mapping[int, tuple[Observation, nn.Module]], how: Aggregation, number: int, server_lr: float
+) -> Round:
+    observations = {k: seen for k, (seen, _) in ran.items()}
+    contributions = {k: seen.shared + buffer_changes(model, at_client) for k, (seen, at_client) in ran.items()}
+    counts = {k: seen.batch_size for k, seen in observations.items()}
+    result = how.aggregate(contributions, counts, number=number)
+    own = len(list(model.parameters()))
+    mean, changes = result.mean[:own], result.mean[own:]
+    summands = 1 if how.kind == "mean" else len(result.clients)
+    return Round(
+        number=number,
+        model=model,
+        after=moved(model, tuple(None if tensor is None else server_lr * tensor for tensor in mean), changes),
+        shared=tuple(None if tensor is None else tensor * summands for tensor in mean),
+        observations=observations,
+        aggregation=how,
+        clients=result.clients,
+        cost=result.cost,
+    )
 
-    Terms are multiplied by their counts, added with compensation for what each addition rounds away (Neumaier, 1974),
-    and divided once by the sum of the counts.
 
-    Args:
-        shared: Of every client, one tensor per parameter; ``None`` where no client shares one.
-        counts: Positive whole numbers, one a client.
+def buffer_changes(model: nn.Module, at_client: nn.Module) -> Gradients:
+    """Return what a client's work did to the model's buffers, before less after, in float64.
 
-    Returns:
-        One tensor per parameter, in the type and on the device of the first client's.
-
-    Raises:
-        ValueError: There are no clients, or not as many counts, or a client withholds what another shares.
+    Batch normalization's running statistics are no parameters. The server averages what the clients arrive at, and so
+    they travel, and are aggregated, as an update's tensors do; a counter of batches too.
     """
-    if not shared or len(counts) != len(shared) or min(counts) < 1:
-        raise ValueError(f"counts: got {list(counts)} for {len(shared)} clients, wanted a positive number each")
-    return tuple(_mean([gradients[k] for gradients in shared], counts) for k in range(len(shared[0])))
-
-
-def _mean(tensors: Sequence[Tensor | None], counts: Sequence[int]) -> Tensor | None:
-    given = [tensor for tensor in tensors if tensor is not None]
-    if not given:
-        return None
-    if len(given) < len(tensors):
-        raise ValueError("shared: a client withholds a tensor that another one shares, wanted all or none")
-    total = torch.zeros_like(float64(given[0]))
-    lost = torch.zeros_like(total)
-    for tensor, count in zip(given, counts, strict=True):
-        term = count * float64(tensor)
-        larger = total + term
-        lost += torch.where(total.abs() >= term.abs(), (total - larger) + term, (term - larger) + total)
-        total = larger
-    return ((total + lost) / sum(counts)).to(given[0])
+    pairs = [(float64(a), float64(b)) for a, b in zip(model.buffers(), at_client.buffers(), strict=True)]
+    return tuple(torch.where(a == b, 0.0, a - b) for a, b in pairs)  # a mask of minus infinity has not changed
 
 
 @torch.no_grad()
-def moved(model: nn.Module, moves: Gradients, at_clients: Sequence[nn.Module], counts: Sequence[int]) -> nn.Module:
-    """Return the model after its parameters have moved by ``-moves``, and its buffers to the clients' mean."""
+def moved(model: nn.Module, moves: Gradients, changes: Gradients) -> nn.Module:
+    """Return the model after its parameters have moved by ``-moves``, and its buffers by the clients' mean change."""
     model = copy.deepcopy(model)
     for parameter, change in zip(model.parameters(), moves, strict=True):
         if change is not None:
             parameter.sub_(change)
-    # Batch normalization's running statistics are no parameters; the server averages what the clients arrive at.
-    total = sum(counts)
-    for buffer, *theirs in zip(model.buffers(), *(client.buffers() for client in at_clients), strict=True):
-        if buffer.is_floating_point():
-            buffer.copy_(_mean(theirs, counts))
-        else:  # exact in whole numbers, rounded to the nearest
-            weighted = sum(count * value.long() for count, value in zip(counts, theirs, strict=True))
-            buffer.copy_((2 * weighted + total) // (2 * total))
+    for buffer, change in zip(model.buffers(), changes, strict=True):
+        if change is not None:
+            value = float64(buffer) - change
+            buffer.copy_(value if buffer.is_floating_point() else torch.floor(value + 0.5))
     return model

@@ -13,7 +13,7 @@ from gilearn.federated.checks import check_batch, check_names
 from gilearn.federated.client import run_client
 from gilearn.federated.defense import Defense, as_defense
 from gilearn.federated.observation import KNOWLEDGE, Observation
-from gilearn.federated.rounds import moved
+from gilearn.federated.rounds import buffer_changes, moved
 
 
 def vertical_rounds(
@@ -77,4 +77,4 @@ def vertical_rounds(
         yield seen
         if lr > 0:
             step = tuple(None if g is None else lr * g for g in seen.shared)
-            model = moved(model, step, [after], [batch_size])
+            model = moved(model, step, buffer_changes(model, after))

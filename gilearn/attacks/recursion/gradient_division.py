@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +111,35 @@ def layer_input(
             "bias_gradient: got zero where it divides; no loss reaches these neurons (dead ReLU, saturated activation)"
         )
     return divide(weight, bias) if rows == "least_squares" else weight[row] / bias[row]
+
+
+def repeated_input(weight_gradients: Tensor, bias_gradients: Tensor) -> Tensor:
+    """Return the input of one fully connected layer from several noisy gradients of the same example.
+
+    Without noise the rows (dL/dW, dL/db) of all neurons and all looks are multiples of one vector, (x, 1), whatever the
+    weights were at each look. With independent normal noise of one size on all entries the most likely such vector is
+    their first right singular vector: total least squares.
+
+    Args:
+        weight_gradients: dL/dW of every look, shape (looks, neurons, inputs); of one look (neurons, inputs).
+        bias_gradients: dL/db of every look, shape (looks, neurons) or (neurons,).
+
+    Returns:
+        The input, float64, shape (inputs,).
+
+    Raises:
+        ValueError: The shapes do not fit, a value is not finite, or the vector's last entry is zero.
+
+    Chapter: dynamic-noise.
+    """
+    if weight_gradients.ndim not in (2, 3) or weight_gradients.shape[:-1] != bias_gradients.shape:
+        shapes = f"{tuple(weight_gradients.shape)} and {tuple(bias_gradients.shape)}"
+        raise ValueError(f"weight_gradients, bias_gradients: got shapes {shapes}, wanted those of the same neurons")
+    weight, bias = _checked(weight_gradients.flatten(0, -2), bias_gradients.flatten())
+    vector = torch.linalg.svd(torch.cat([weight, bias[:, None]], dim=1), full_matrices=False).Vh[0]
+    if vector[-1] == 0:
+        raise ValueError("bias_gradients: got zeros, wanted at least one non-zero value")
+    return cast(Tensor, vector[:-1] / vector[-1])
 
 
 def quotients(weight_gradient: Tensor, bias_gradient: Tensor) -> tuple[Tensor, Tensor]:
