@@ -158,8 +158,9 @@ def _ridge(entries: Tensor, wanted: Tensor, penalties: Sequence[float] = _PENALT
         return found
 
     def left_out(penalty: float) -> float:
-        diagonal = (vectors.square() / (values + penalty)).sum(1, keepdim=True)
-        return float((duals(penalty) / diagonal).square().mean())
+        """Return the mean squared error of examples that are left out one by one, from one fit."""
+        own_weight = 1 / len(entries) + (vectors.square() * (values / (values + penalty))).sum(1, keepdim=True)
+        return float((penalty * duals(penalty) / (1 - own_weight)).square().mean())
 
     best = duals(min(penalties, key=left_out))
 
