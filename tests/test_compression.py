@@ -9,11 +9,14 @@ import math
 
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 from sklearn.neural_network import MLPRegressor
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from gilearn import attacks, data, defenses, federated, metrics, models
 from gilearn.attacks import GradientMatching, distances, initialization, labels, optimizers, spaces
+from gilearn.attacks.learned import _ridge as learned_map
 from gilearn.defenses import PowerSGD, Projection, Pruning, Quantization, Signs, per_entry, utility
 from gilearn.federated import Client, Composition, LocalSteps
 
@@ -346,7 +349,29 @@ def test_learning_with_another_map_and_another_defense(learned, digits):
     assert not hasattr(network, "coefs_"), "the regressor that was given stays unfitted"
     assert torch.equal(found.labels, digits[1][:1])
     assert repr(few) != repr(learned)
-    assert "RidgeCV" not in repr(few)
+
+
+def test_the_map_is_ridge_regression():
+    """Against scikit-learn's, which holds all coefficients; and the penalty is that of the least error left out."""
+    entries, wanted, new = drawn(30, 50, seed=1), drawn(30, 4, seed=2), drawn(5, 50, seed=3)
+    wanted = wanted + entries[:, :4]
+    scaled = StandardScaler().fit(entries.numpy())
+    for penalty in (0.1, 10.0, 1e4):
+        other = Ridge(alpha=penalty).fit(scaled.transform(entries.numpy()), wanted.numpy())
+        own = learned_map(entries, wanted, (penalty,))(new)
+        torch.testing.assert_close(own, torch.from_numpy(other.predict(scaled.transform(new.numpy()))))
+    errors = {}
+    x, y = scaled.transform(entries.numpy()), wanted.numpy()
+    for penalty in (0.1, 10.0, 100.0, 1e4):
+        gaps = []
+        for k in range(30):
+            rest = [j for j in range(30) if j != k]
+            gaps.append(Ridge(alpha=penalty).fit(x[rest], y[rest]).predict(x[k : k + 1])[0] - y[k])
+        errors[penalty] = sum(float((gap**2).sum()) for gap in gaps)
+    best = min(errors, key=errors.__getitem__)
+    assert best not in (0.1, 1e4)
+    chosen = learned_map(entries, wanted, tuple(errors))(new)
+    torch.testing.assert_close(chosen, learned_map(entries, wanted, (best,))(new))
 
 
 def nan():

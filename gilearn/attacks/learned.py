@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,8 @@ from gilearn.attacks.base import Attack, Reconstruction, residual
 from gilearn.content import Content
 from gilearn.federated import Defense, Observation, Observed
 from gilearn.federated.checks import check_targets, check_tensor
+
+_PENALTIES = tuple(10.0**exponent for exponent in range(-1, 6))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -28,13 +31,14 @@ class LearnedInversion(Content, Attack):
         labels: Their labels (n,), int64.
         defense: What the simulated clients do; ``None``: what the observation declares, or nothing.
         regressor: An unfitted scikit-learn regressor of several outputs; ``None`` for ridge regression on standardized
-            entries, with the penalty of the least leave-one-out error among powers of ten.
+            entries, with the penalty of the least leave-one-out error among powers of ten. It holds no matrix of
+            entries by pixels, only one of examples by examples.
 
     Raises:
         ValueError: The examples are no batch, labels and inputs do not fit each other, or ``defense`` or ``regressor``
             is none.
 
-    Chapter: compression. Source: wu2023, who fit a neural network. Component: ``sklearn.linear_model.RidgeCV``.
+    Chapter: compression. Source: wu2023, who fit a neural network.
     """
 
     inputs: Tensor
@@ -69,54 +73,99 @@ class LearnedInversion(Content, Attack):
             ValueError: It is an observation of several clients or examples, or the auxiliary ones are of another shape.
         """
         began = time.perf_counter()
-        if not isinstance(seen, Observation) or seen.batch_size != 1:
-            raise ValueError(
-                f"seen: got a {type(seen).__name__} of {seen.batch_size} examples, wanted one client's single"
-            )
-        if tuple(self.inputs.shape[1:]) != seen.input_shape:
-            raise ValueError(f"inputs: got examples of shape {tuple(self.inputs.shape[1:])}, wanted {seen.input_shape}")
-        check_targets(self.labels, len(self.labels), (seen.num_classes,), seen.num_classes, "labels")
-        if self.defense is not None:
-            seen = seen.replace(knowledge={**seen.knowledge, "defense": self.defense})
-        inputs, labels = self.inputs.to(seen.device, seen.dtype), self.labels.to(seen.device)
-        generator = torch.Generator().manual_seed(seed)
-        entries = [
-            _flat(self._shared(seen, inputs[k : k + 1], labels[k : k + 1], generator)) for k in range(len(inputs))
-        ]
-        wanted = torch.cat([inputs.flatten(1), torch.eye(seen.num_classes).to(inputs)[labels]], dim=1)
-        map_ = _ridge() if self.regressor is None else _fresh(self.regressor)
-        map_.fit(torch.stack(entries).numpy(), wanted.double().cpu().numpy())
-        found = torch.from_numpy(map_.predict(_flat(seen.shared)[None].numpy()))
-        pixels, scores = found[:, : -seen.num_classes], found[:, -seen.num_classes :]
-        picture = pixels.to(inputs).view(1, *seen.input_shape).clamp(float(inputs.min()), float(inputs.max()))
+        seen = _single(seen)
+        picture, scores = self.fitted(seen, seed=seed)(seen)
         target = seen.knowledge.get("labels", scores.argmax(dim=1).to(seen.device))
         return Reconstruction(
             inputs=picture,
             labels=target,
-            residual=residual(seen, picture, target),
+            residual=residual(self._told(seen), picture, target),
             seconds=time.perf_counter() - began,
             attack=repr(self),
             seed=seed,
-            details={"auxiliary": len(inputs), "entries": len(entries[0])},
+            details={"auxiliary": len(self.inputs)},
         )
 
-    def _shared(self, seen: Observation, x: Tensor, y: Tensor, generator: torch.Generator) -> Any:
-        return seen.simulate(x, y, generator=generator, create_graph=False)
+    def fitted(self, seen: Observation, *, seed: int = 0) -> Callable[[Observation], tuple[Tensor, Tensor]]:
+        """Return the map, for any observation of the same model and defense: one fit for many clients.
+
+        Args:
+            seen: One of them; of it only what is public is used, the model and what it declares of the defense.
+            seed: Seeds what the simulated clients draw.
+
+        Returns:
+            A function from an observation to inputs (1, *input_shape) and scores of the classes (1, num_classes).
+
+        Raises:
+            ValueError: As :meth:`reconstruct`.
+        """
+        seen = _single(seen)
+        if tuple(self.inputs.shape[1:]) != seen.input_shape:
+            raise ValueError(f"inputs: got examples of shape {tuple(self.inputs.shape[1:])}, wanted {seen.input_shape}")
+        check_targets(self.labels, len(self.labels), (seen.num_classes,), seen.num_classes, "labels")
+        inputs, labels = self.inputs.to(seen.device, seen.dtype), self.labels.to(seen.device)
+        told, generator = self._told(seen), torch.Generator().manual_seed(seed)
+        entries = [
+            _flat(told.simulate(x[None], y[None], generator=generator, create_graph=False))
+            for x, y in zip(inputs, labels, strict=True)
+        ]
+        wanted = torch.cat([inputs.flatten(1), torch.eye(seen.num_classes).to(inputs)[labels]], dim=1)
+        predict = _fit(self.regressor, torch.stack(entries), wanted.double().cpu())
+        low, high = float(inputs.min()), float(inputs.max())
+
+        def inverted(other: Observation) -> tuple[Tensor, Tensor]:
+            found = predict(_flat(other.shared)[None]).to(inputs)
+            pixels, scores = found[:, : -seen.num_classes], found[:, -seen.num_classes :]
+            return pixels.view(1, *seen.input_shape).clamp(low, high), scores
+
+        return inverted
+
+    def _told(self, seen: Observation) -> Observation:
+        if self.defense is None:
+            return seen
+        return seen.replace(knowledge={**seen.knowledge, "defense": self.defense})
+
+
+def _single(seen: Observed) -> Observation:
+    if not isinstance(seen, Observation) or seen.batch_size != 1:
+        raise ValueError(f"seen: got a {type(seen).__name__} of {seen.batch_size} examples, wanted one client's single")
+    return seen
 
 
 def _flat(gradients: Any) -> Tensor:
     return torch.cat([g.detach().flatten() for g in gradients if g is not None]).double().cpu()
 
 
-def _ridge() -> Any:
-    from sklearn.linear_model import RidgeCV
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    return make_pipeline(StandardScaler(), RidgeCV(alphas=[10.0**k for k in range(-1, 6)]))
-
-
-def _fresh(regressor: Any) -> Any:
+def _fit(regressor: Any, entries: Tensor, wanted: Tensor) -> Callable[[Tensor], Tensor]:
+    if regressor is None:
+        return _ridge(entries, wanted)
     from sklearn.base import clone
 
-    return clone(regressor)
+    own = clone(regressor).fit(entries.numpy(), wanted.numpy())
+    return lambda given: torch.from_numpy(own.predict(given.numpy()))
+
+
+def _ridge(entries: Tensor, wanted: Tensor, penalties: Sequence[float] = _PENALTIES) -> Callable[[Tensor], Tensor]:
+    """Return ridge regression's prediction, from inner products of examples."""
+    center, spread, offset = entries.mean(0), entries.std(0, correction=0), wanted.mean(0)
+    spread = torch.where(spread > 0, spread, 1.0)
+    scaled = (entries - center) / spread
+    values, vectors = torch.linalg.eigh(scaled @ scaled.T)
+    target = vectors.T @ (wanted - offset)
+
+    def duals(penalty: float) -> Tensor:
+        found: Tensor = vectors @ (target / (values + penalty)[:, None])
+        return found
+
+    def left_out(penalty: float) -> float:
+        """Return the mean squared error of examples that are left out one by one, from one fit."""
+        own_weight = 1 / len(entries) + (vectors.square() * (values / (values + penalty))).sum(1, keepdim=True)
+        return float((penalty * duals(penalty) / (1 - own_weight)).square().mean())
+
+    best = duals(min(penalties, key=left_out))
+
+    def predict(given: Tensor) -> Tensor:
+        found: Tensor = offset + ((given - center) / spread) @ scaled.T @ best
+        return found
+
+    return predict
