@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gilearn.defenses._extra import library
 from gilearn.defenses.distinguishing import ExampleCanary, GradientCanary, NoisyTraining, noisy_sum
+from gilearn.defenses.gradients import accounting
 from gilearn.federated.checks import check_name, check_number, check_whole
 from gilearn.values import Value
 
@@ -246,19 +246,9 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
 
     Chapter: auditing-privacy. Source: balle2018; dong2022.
     """
-    from scipy.optimize import brentq
-    from scipy.special import log_ndtr
-
     _check_mu(mu)
     check_number("delta", delta, lambda value: 0 < value < 1, "a number above 0 and below 1")
-
-    def excess(epsilon: float) -> float:
-        lost, gained = log_ndtr(mu / 2 - epsilon / mu), epsilon + log_ndtr(-mu / 2 - epsilon / mu)
-        return float(np.exp(lost) - np.exp(gained)) - delta
-
-    if mu == 0 or excess(0.0) <= 0:
-        return 0.0
-    return float(brentq(excess, 0.0, mu * (mu / 2 + 40), xtol=1e-12))
+    return accounting.gaussian_epsilon(1 / mu, delta=delta) if mu else 0.0
 
 
 def guarantee(training: NoisyTraining, delta: float) -> float:
@@ -282,9 +272,9 @@ def guarantee(training: NoisyTraining, delta: float) -> float:
     check_number("delta", delta, lambda value: 0 < value < 1, "a number above 0 and below 1")
     if training.rate == 1:
         return gaussian_epsilon(math.sqrt(training.steps) / training.noise, delta)
-    accountant = library("opacus.accountants").PRVAccountant()
-    accountant.history = [(training.noise, training.rate, training.steps)]
-    return float(accountant.get_epsilon(delta))
+    return accounting.sampled_epsilon(
+        training.noise, delta=delta, sample_rate=training.rate, steps=training.steps, accountant="prv"
+    )
 
 
 def _bounds(
