@@ -80,13 +80,13 @@ def test_guessing_certifies_nothing():
 
 def test_the_best_threshold_is_the_best_of_all():
     generator = torch.Generator().manual_seed(0)
-    without, present = torch.randn(60, generator=generator), 1 + torch.randn(60, generator=generator)
+    without, present = torch.randn(60, generator=generator), 2 + torch.randn(60, generator=generator)
     found = auditing.best_threshold(without, present, delta=1e-3)
     values = sorted([*without.tolist(), *present.tolist()])
 
     def bound(threshold):
         errors = int((without > threshold).sum()), int((present <= threshold).sum())
-        return auditing.lower_bound(*errors, 60, delta=1e-3)
+        return auditing.lower_bound(*errors, 60, delta=1e-3, confidence=1 - 0.05 / 119)
 
     assert bound(found) == max(bound((a + b) / 2) for a, b in itertools.pairwise(values))
     assert bound(found) > 0
@@ -354,7 +354,7 @@ def test_one_clip_a_layer_is_seen_by_an_example_in_all_layers_alone(training):
     poison = natural_and_poisoned(training)[2]
     assert audited(claimed, GradientCanary(), 4000, form="gdp") < 2.0
     assert audited(claimed.replace(release=auditing.noisy_sum), poison, 4000, form="gdp") < 2.0
-    assert audited(claimed, poison, 4000, form="gdp") > 2.0
+    assert audited(claimed, poison, 8000, form="gdp") > 2.0
 
 
 # refusals

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -126,6 +126,9 @@ def best_threshold(
 ) -> float:
     """Return the threshold whose errors on these scores give the largest lower bound.
 
+    The limits on the errors are so wide that they hold at all thresholds together. With narrower ones, a threshold in
+    the tails often wins by luck, where few errors are counted, and proves little on other trainings.
+
     Args:
         without: Scores of trainings without the canary (trainings,).
         present: Scores of trainings with it (trainings,), as many.
@@ -145,7 +148,8 @@ def best_threshold(
     places = (values[1:] + values[:-1]) / 2 if len(values) > 1 else values
     positives = len(low) - np.searchsorted(low, places, side="right")
     negatives = np.searchsorted(high, places, side="right")
-    bounds = _bounds(positives, negatives, len(low), delta, confidence, form)
+    _check_confidence(confidence)
+    bounds = _bounds(positives, negatives, len(low), delta, 1 - (1 - confidence) / len(places), form)
     return float(places[int(np.argmax(bounds))])
 
 
@@ -304,6 +308,19 @@ def _bounds(
 
 
 def _limits(errors: np.ndarray[Any, Any], trials: int, confidence: float) -> np.ndarray[Any, Any]:
+    if len(errors) > 1:  # a search: most counts occur, and the next search wants the same
+        of_each: np.ndarray[Any, Any] = _table(trials, confidence)[errors]
+        return of_each
+    return _quantiles(errors, trials, confidence)
+
+
+@lru_cache(maxsize=8)
+def _table(trials: int, confidence: float) -> np.ndarray[Any, Any]:
+    """Return the limits for 0 to all errors."""
+    return _quantiles(np.arange(trials + 1), trials, confidence)
+
+
+def _quantiles(errors: np.ndarray[Any, Any], trials: int, confidence: float) -> np.ndarray[Any, Any]:
     from scipy.stats import beta
 
     inner = beta.ppf(confidence, errors + 1, np.maximum(trials - errors, 1))
