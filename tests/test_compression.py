@@ -78,17 +78,20 @@ def descend(defense, gradient, x, lr, steps, decay=0.5):
     return x
 
 
+SAME = Signs(magnitude=0.01)  # of a single entry the mean magnitude would be all of it
+
+
 def test_signs_diverge_on_a_linear_loss_and_with_feedback_do_not():
     """Karimireddy et al.: f(x) = x / 4 on average, of gradients 4 one time in four and -1 otherwise."""
     generator = torch.Generator().manual_seed(0)
     draws = torch.where(torch.rand(4000, generator=generator) < 0.25, 4.0, -1.0).double()
     ends = {
         name: float(descend(defense, lambda _, k: draws[k : k + 1], torch.zeros(1).double(), 0.01, 4000, decay=0.0))
-        for name, defense in (("sign", Signs(magnitude=0.01)), ("feedback", Signs(feedback=True)))
+        for name, defense in (("sign", SAME), ("feedback", SAME.replace(feedback=True)))
     }
     plain = -0.01 * float(draws.sum())
     assert plain < 0 < ends["sign"], "signSGD climbs where SGD descends"
-    assert ends["feedback"] == pytest.approx(plain, abs=0.1)
+    assert ends["feedback"] == pytest.approx(plain, abs=0.3)
 
 
 def test_signs_never_leave_a_line_that_feedback_leaves():

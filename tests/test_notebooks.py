@@ -184,6 +184,8 @@ def test_every_picture_has_words(text):
             assert len(shown.get("image", {}).get("alt", "")) > 30, f"no alt text:\n{cell.source}"
             assert len(shown.get("figure", {}).get("caption", "")) > 20, f"no caption:\n{cell.source}"
             assert shown["figure"]["name"].startswith("fig:")
+            results = [o for o in cell.outputs if o.output_type in ("display_data", "execute_result")]
+            assert len(results) == 1, f"the site would give each of several results this name:\n{cell.source}"
 
 
 @pytest.mark.parametrize("path", pages("md"), ids=lambda p: p.stem)
