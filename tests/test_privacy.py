@@ -15,7 +15,7 @@ from torch import nn
 from gilearn import attacks, data, defenses, federated, models
 from gilearn.attacks import bayesian, priors
 from gilearn.defenses import accounting, grouping, utility
-from gilearn.defenses.gradients.privacy import vector_norm
+from gilearn.defenses.gradients.perturbation import vector_norm
 from gilearn.federated import LocalSteps
 
 ANCHORS = [  # 60,000 examples, batches of 256, delta 1e-5: noise multiplier, epochs, classic and improved conversion

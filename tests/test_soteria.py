@@ -230,6 +230,10 @@ def test_a_bypass_leaves_out_what_is_changed_example_by_example():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: derivatives(None, digit()[0]), "model: got a NoneType, wanted a torch.nn.Module"),
+        (lambda: representation(victim(), "x"), r"inputs: got str, wanted a tensor \(batch, ...\)"),
+        (lambda: representation(victim(), torch.ones(3)), r"inputs: got \(3,\), wanted a tensor"),
+        (lambda: Soteria(score=["paper"]), r"score: got \['paper'\], wanted one of paper, code, pseudo-inverse"),
         (lambda: attacks.Bypass(attack="InvGrad"), "attack: got 'InvGrad', wanted an attack"),
         (lambda: attacks.untouched("seen"), "seen: got a str, wanted an Observation"),
         (
