@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from gilearn.defenses.aggregation.primitives import KEY_BYTES
+from gilearn.federated.checks import check_whole
 
 _Self = TypeVar("_Self", bound="Message")
 
@@ -189,6 +190,13 @@ class Unmasking(Message):
         super().__post_init__()
         if both := sorted({k for k, _ in self.seeds} & {k for k, _ in self.keys}):
             raise ValueError(f"seeds, keys: got both for clients {both}, wanted one kind of share for each client")
+
+
+def check_position(argument: str, value: Any) -> None:
+    """Raise a ``ValueError`` unless a value is a whole number that messages have room for: a client's, or a round's."""
+    check_whole(argument, value, 0)
+    if value >= LIMIT:
+        raise ValueError(f"{argument}: got {value}, wanted below 2^32, which is what messages have room for")
 
 
 @cache

@@ -18,7 +18,6 @@ import numpy as np
 from gilearn.defenses.aggregation import shamir
 from gilearn.defenses.aggregation.masks import commitment, masked, pair_mask, self_mask
 from gilearn.defenses.aggregation.messages import (
-    LIMIT,
     Advertisement,
     Committed,
     Confirmation,
@@ -29,6 +28,7 @@ from gilearn.defenses.aggregation.messages import (
     SealedShares,
     Survivors,
     Unmasking,
+    check_position,
 )
 from gilearn.defenses.aggregation.primitives import (
     KEY_BYTES,
@@ -47,7 +47,6 @@ from gilearn.federated.checks import check_whole
 STAGES = ("keys", "shares", "masked input", "confirmation", "unmasking")
 """The stages of a round, in order; the active model alone has the fourth."""
 
-
 _Given = ParamSpec("_Given")
 _Sent = TypeVar("_Sent")
 
@@ -56,10 +55,8 @@ class _Party:
     """What both parties have: a round, a threshold, and stages that come once each, in order."""
 
     def __init__(self, number: int, threshold: int) -> None:
-        check_whole("number", number, 0)
+        check_position("number", number)
         check_whole("threshold", threshold)
-        if number >= LIMIT:
-            raise ValueError(f"number: got {number}, wanted below 2^32, which is what messages have room for")
         self.number, self.threshold = int(number), int(threshold)
         self._done: list[str] = []
 
@@ -85,9 +82,7 @@ class _Party:
 _Self = TypeVar("_Self", bound=_Party)
 
 
-def _final(
-    stage: Callable[Concatenate[_Self, _Given], _Sent],
-) -> Callable[Concatenate[_Self, _Given], _Sent]:
+def _final(stage: Callable[Concatenate[_Self, _Given], _Sent]) -> Callable[Concatenate[_Self, _Given], _Sent]:
     """Make a refusal final: who has refused a message takes part in no later stage of the round."""
 
     @functools.wraps(stage)
@@ -127,9 +122,7 @@ class Client(_Party):
         identities: Mapping[int, bytes] | None = None,
     ) -> None:
         super().__init__(number, threshold)
-        check_whole("client", client, 0)
-        if client >= LIMIT:
-            raise ValueError(f"client: got {client}, wanted below 2^32, which is what messages have room for")
+        check_position("client", client)
         if (identity is None) != (identities is None):
             raise ValueError("identity, identities: got one of them, wanted both, or none for an honest server")
         self.client = int(client)
