@@ -178,7 +178,7 @@ def test_refusals(change, message):
 
 
 def test_refuses_what_cannot_be_measured():
-    for rates in (None, "0.1", ["0.1"], [], [0.0], [math.nan]):
+    for rates in (None, "0.1", ["0.1"], [0.0], [math.nan]):
         with pytest.raises(ValueError, match=r"^rates: got .*, wanted (a list of learning rates|positive numbers)"):
             utility.tuned(SMALL, rates=rates)
     with pytest.raises(ValueError, match="^seeds: got tensor"):

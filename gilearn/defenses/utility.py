@@ -204,8 +204,11 @@ def tuned(
     Chapter: how-to-judge.
     """
     _check_task(task)
-    if not isinstance(cast(object, rates), Iterable) or isinstance(cast(object, rates), str) or not list(rates):
-        raise ValueError(f"rates: got {rates!r}, wanted a list of learning rates, at least one")
+    if not isinstance(cast(object, rates), Iterable) or isinstance(cast(object, rates), str):
+        raise ValueError(f"rates: got {rates!r}, wanted a list of learning rates")
+    rates = list(rates)
+    if not rates:
+        raise ValueError("rates: got none, wanted at least one")
     for rate in rates:
         check_number("rates", rate, lambda value: 0 < value < math.inf, "positive numbers")
 
