@@ -80,10 +80,16 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def _hooked(model: nn.Module, modules: Iterable[nn.Module], register: Callable[[nn.Module], Any]) -> Iterator[None]:
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model: got a {type(model).__name__}, wanted a torch.nn.Module")
+    if not isinstance(modules, Iterable):
+        raise ValueError(f"modules: got a {type(modules).__name__}, wanted modules of the model")
     chosen, own = list(dict.fromkeys(modules)), set(model.modules())
     for module in chosen:
         if module not in own:
-            raise ValueError(f"modules: got a {type(module).__name__} that is none of the model's modules")
+            raise ValueError(
+                f"modules: got a {type(module).__name__} that is none of the model's modules, wanted those"
+            )
     handles = [register(module) for module in chosen]
     try:
         yield

@@ -167,6 +167,57 @@ def test_networks_and_clients():
     assert not model.training
 
 
+def test_a_defense_that_depends_on_the_network():
+    def as_many(model):
+        return defenses.GaussianNoise(std=float(sum(p.numel() for p in model.parameters())))
+
+    known = []
+
+    def attack(seen, *, seed):
+        known.append(seen.known("defense").noise)
+        return Guess()(seen, seed=seed)
+
+    arena.run(small(attacks={"a": attack}, defenses={"d": as_many}, knowledge={"d": ["defense"]}, seeds=(0,)))
+    assert known == [(("normal", 4 * 3 + 3 + 3 * 3 + 3),)]
+
+
+def behind(model, x, y, *, how, **options):
+    clients = [(x[k : k + 1], y[k : k + 1]) for k in range(len(x))]
+    (only,) = federated.fedavg(model, clients, federated.LocalSteps(steps=1, lr=1.0), aggregation=how, **options)
+    return only.aggregate()
+
+
+def test_what_an_attacker_sees_of_several_clients():
+    got = []
+
+    def attack(seen, *, seed):
+        got.append(seen)
+        return Guess()(seen, seed=seed)
+
+    clients = {how: {"observe": partial(behind, how=how, num_rounds=1), "mode": "inference"} for how in ("mean", "sum")}
+    noise = defenses.GaussianNoise(std=1e-3)
+    cells = {"attacks": {"a": attack}, "knowledge": {"l": ["labels"]}, "defenses": {"n": noise}}
+    found = arena.run(small(**cells, clients=clients, batches=(3,), seeds=(2,)))
+    assert found.client.tolist() == ["mean", "sum"]
+    assert found.cell.nunique() == 2
+    for seen, kind in zip(got, ("mean", "sum"), strict=True):
+        x = torch.rand(9, 4, generator=torch.Generator().manual_seed(0))
+        rows = torch.randperm(9, generator=torch.Generator().manual_seed(3_000_002))[:3]
+        own = behind(
+            models.mlp(4, (3,), 3, seed=2).eval(), x[rows], (torch.arange(9) % 3)[rows], how=kind, num_rounds=1,
+            declare=("labels",), defense=noise, seed=1_000_002,
+        )  # fmt: skip
+        assert seen.counts == (1, 1, 1)
+        assert seen.known("labels").tolist() == (rows % 3).tolist()
+        for a, b in zip(seen.shared, own.shared, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_observe_has_to_be_a_function():
+    with pytest.raises(ValueError, match="clients.sum.observe: got 'sum', wanted a function"):
+        small(clients={"sum": {"observe": "sum"}})
+
+
 def test_what_cannot_be_is_refused_with_its_reason():
     found = arena.run(
         small(

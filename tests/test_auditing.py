@@ -113,6 +113,8 @@ def test_the_gaussian_curve_at_known_points():
     steepest = ((1 - 1e-3 - beta).clamp_min(1e-300) / alpha).log().max()
     assert auditing.gaussian_epsilon(1.3, 1e-3) == pytest.approx(float(steepest), rel=1e-3)
     assert float(auditing.gaussian_tradeoff(torch.tensor(0.5), 2.0)) == pytest.approx(norm.cdf(-2.0))
+    rare = auditing.gaussian_tradeoff(torch.tensor(1e-20, dtype=torch.float64), 10.0)
+    assert float(rare) == pytest.approx(norm.cdf(norm.isf(1e-20) - 10), rel=1e-12), "1 - 1e-20 is 1, and would miss all"
 
 
 def test_the_gaussian_curve_is_opacus():
@@ -392,6 +394,8 @@ def test_refusals(training):
         ExampleCanary(input=x[0], label=1, sees="all")
     with pytest.raises(ValueError, match=r"^input: got shape \(1, 1, 8, 8\), wanted \(1, 8, 8\), like the data set's"):
         training.play(ExampleCanary(input=x[:1], label=1), 1)
+    with pytest.raises(ValueError, match=r"^adversary: got 'none', wanted one that can insert, watch and close"):
+        training.play("none", 1)
     with pytest.raises(ValueError, match=r"^label: got 10, wanted one of 10 classes, from 0"):
         training.play(ExampleCanary(input=x[0], label=10), 1)
     with pytest.raises(ValueError, match=r"^inputs: got examples that move every parameter"):
@@ -432,6 +436,18 @@ def test_refusals_of_bounds():
         auditing.gaussian_epsilon(1, 0)
     with pytest.raises(ValueError, match=r"^alpha: got \[2.0\], wanted rates from 0 to 1"):
         auditing.gaussian_tradeoff(torch.tensor([2.0]), 1.0)
+    with pytest.raises(ValueError, match=r"^alpha: got a str, wanted rates from 0 to 1"):
+        auditing.gaussian_tradeoff("half", 1.0)
+    with pytest.raises(ValueError, match=r"^holdout: got a str, wanted scores \(trainings,\)"):
+        auditing.best_threshold("abc", torch.ones(1), delta=0.0)
+    with pytest.raises(ValueError, match=r"^gradients: got \(2, 3\), wanted a tensor \(trainings, examples, param"):
+        auditing.noisy_sum(torch.ones(2, 3), torch.ones(2, 3), 1.0, 1.0)
+    with pytest.raises(ValueError, match=r"^draw: got \(1, 2\), wanted a tensor \(trainings, 3\)"):
+        auditing.noisy_sum(torch.ones(1, 2, 3), torch.ones(1, 2), 1.0, 1.0)
+    with pytest.raises(ValueError, match=r"^norm: got 0, wanted a positive number"):
+        auditing.noisy_sum(torch.ones(1, 2, 3), torch.ones(1, 3), 0, 1.0)
+    with pytest.raises(ValueError, match=r"^input: got NaN or infinite values, wanted finite ones"):
+        ExampleCanary(input=torch.tensor([math.nan]), label=0)
     with pytest.raises(ValueError, match=r"^training: got a int, wanted a NoisyTraining"):
         auditing.guarantee(3, DELTA)
     with pytest.raises(ValueError, match=r"^epsilon: got -1, wanted a number, 0 or more"):
@@ -440,6 +456,14 @@ def test_refusals_of_bounds():
         iterative.composed(1, 1, delta=2)
     with pytest.raises(ValueError, match=r"^slack: got 0, wanted a number above 0 and below 1"):
         iterative.composed(1, 1, slack=0)
+
+
+def test_composition_at_its_ends():
+    """A delta is at most 1, and an epsilon may be so large that it has no exponential."""
+    assert iterative.composed(1.0, 20, delta=0.1) == (20.0, 1.0)
+    assert iterative.composed(1.0, 20, delta=0.04, slack=0.5)[1] == 1.0
+    assert iterative.composed(1e4, 2, slack=0.1)[0] == math.inf
+    assert auditing.gaussian_epsilon(1e200, 1e-5) == math.inf
 
 
 def test_values_can_be_pickled_and_shown(training):

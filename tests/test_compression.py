@@ -53,6 +53,16 @@ def test_feedback_repays_what_was_left_out(name):
     assert mean_error(defense.replace(feedback=False), gradient, rounds) > 0.3
 
 
+@pytest.mark.parametrize("scope", ["tensor", "global"])
+def test_pruning_takes_entries_of_equal_magnitude_together(scope):
+    """No order among them would be the gradient's."""
+    given = torch.tensor([-3.0, 1.0, 2.0, -2.0, 2.0, 5.0])
+    (sent,) = Pruning(share=0.4, scope=scope).shared((given,), client())
+    assert sent.tolist() == [-3, 0, 0, 0, 0, 5]
+    (sent,) = Composition(parts=(Signs(magnitude=0.1), Pruning(share=0.3, scope=scope))).shared((given,), client())
+    assert not sent.any()
+
+
 @pytest.mark.parametrize("name", FEEDBACK)
 def test_the_sum_of_uploads_is_that_of_gradients_less_what_is_kept(name):
     defense, own = FEEDBACK[name][0], client()

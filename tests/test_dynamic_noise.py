@@ -155,6 +155,20 @@ def test_who_knows_it_simulates_the_clipping_and_knows_the_size_of_the_noise(bat
     assert decaying.at(99) == loud.replace(clip=1.0)
 
 
+def test_a_search_goes_through_a_layer_that_is_dead():
+    """The norm's derivative is zero where the norm is: no NaN reaches the inputs."""
+    model = network(hidden=(6,))
+    with torch.no_grad():
+        model.get_parameter(next(name for name, p in model.named_parameters() if p.ndim == 1)).fill_(-100.0)
+    x, y = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64), torch.tensor([1, 2])
+    seen = federated.observe(model, x, y, defense=PLAIN, declare=["defense"])
+    leaf = x.clone().requires_grad_()
+    shared = seen.simulate(leaf, y, create_graph=True)
+    assert float(shared[0].detach().norm()) == 0, "the first layer's units are off"
+    (moved,) = torch.autograd.grad(flat(shared).square().sum(), leaf, allow_unused=True, materialize_grads=True)
+    assert torch.isfinite(moved).all()
+
+
 def test_a_declared_fed_cdp_survives_the_file(batch, tmp_path):
     seen = observe_inside(
         network(), *batch, point="example", defense=(PLAIN, defenses.Pruning(share=0.5)), declare=["labels", "defense"]
@@ -415,12 +429,26 @@ def test_map_uses_the_declared_noise(digits):
         (lambda: spending.at_epsilon(PLAIN, 0, delta=0.1, rounds=1, layers=1), "^wanted: got 0, wanted a positive"),
         (
             lambda: spending.at_epsilon(PLAIN.replace(noise_multiplier=0.0), 1.0, delta=0.1, rounds=1, layers=1),
-            "^wanted: got 1.0, wanted an epsilon that a factor",
+            "^noise_multiplier: got 0, wanted noise: no factor makes any of none",
+        ),
+        (
+            lambda: spending.at_epsilon(PLAIN, 1e9, delta=0.1, rounds=1, layers=1),
+            "^wanted: got 1000000000.0, wanted an epsilon that a factor",
+        ),
+        (
+            lambda: spending.at_epsilon(PLAIN, 0.01, delta=0.5, rounds=1, layers=1, rate="all"),
+            "^rate: got 'all', wanted above 0, at most 1",
         ),
         (
             lambda: spending.instance_rate(batch_size=10, participants=4, examples=39),
             "^batch_size: got 10 for each of 4 clients, wanted at most the number of examples, 39",
         ),
+        (lambda: inside(point="client", seed="a"), "^seed: got 'a', wanted a whole number"),
+        (lambda: inside(point="client", local="a"), "^local: got 'a', wanted a LocalSteps, or None"),
+        (lambda: inside(point="client", num_classes="a"), "^num_classes: got 'a', wanted a whole number"),
+        (lambda: inside(point="client", declare=5), "^declare: got 5, wanted a list of names"),
+        (lambda: inside(point=["client"]), r"^point: got \['client'\], wanted one of client, example"),
+        (lambda: layers(None), "^model: got a NoneType, wanted a torch.nn.Module"),
         (lambda: inside(point="server"), "^point: got 'server', wanted one of client, example"),
         (lambda: inside(point="example", row=1), "^row: got 1, wanted one of 1 examples, from 0"),
         (lambda: inside(point="example", row=-1), "^row: got -1, wanted at least 0"),

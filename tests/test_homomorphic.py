@@ -127,6 +127,14 @@ def test_packed_sums_are_exact_to_the_last_summand(small, bits, summands):
     assert len(total) == -(-98 // (511 // packing.width))
 
 
+def test_numpy_s_whole_numbers_do_not_overflow_in_a_packing():
+    """A shift by 159 bits is 0 for them."""
+    whole, narrow = Packing(bits=160, summands=3), Packing(bits=np.int64(160), summands=np.int64(3))
+    assert (narrow.largest, narrow.width) == (whole.largest, whole.width) == (2**159 - 1, 163)
+    assert narrow.pack(np.array([5, -1]), 400) == whole.pack([5, -1], 400)
+    assert narrow.unpack(narrow.pack([5, -1], 400), 2, 400) == [5, -1]
+
+
 def test_a_field_is_twos_complement_with_two_sign_bits():
     packing = Packing(bits=4, summands=1)
     assert packing.width == 5
@@ -486,6 +494,15 @@ def test_a_refusal_tells_no_private_number(small, call, message):
         (lambda: Packing(bits=1, summands=2), "bits: got 1, wanted at least 2"),
         (lambda: Packing(bits=8, summands=0), "summands: got 0, wanted at least 1"),
         (lambda: Packing(bits=8, summands=1, most=0), "most: got 0, wanted at least 1"),
+        (lambda: Packing(bits=8, summands=1).pack([0.5], 64), "values: got what is no whole number"),
+        (lambda: Packing(bits=8, summands=1).pack([math.nan], 64), "values: got what is no whole number"),
+        (lambda: Packing(bits=8, summands=1).pack("12", 64), "values: got what is no whole number"),
+        (lambda: Packing(bits=8, summands=1).unpack(["1"], 3, 64), "plaintexts: got what is no whole number"),
+        (lambda: Packing(bits=8, summands=1).unpack([1], 2.5, 64), "count: got 2.5, wanted a whole number"),
+        (lambda: Packing(bits=8, summands=1).capacity("64"), "room: got '64', wanted a whole number"),
+        (lambda: keypair(256)[0].encrypt([0.5]), "plaintexts: got what is no whole number"),
+        (lambda: NARROW.encrypt(["1"], keypair(256)[0]), "values: got <U1 of shape"),
+        (lambda: NARROW.encrypt(np.ones((2, 2)), keypair(256)[0]), r"values: got float64 of shape \(2, 2\)"),
         (lambda: Packing(bits=8, summands=4).capacity(10), "room: got 10 bits, wanted at least the 11 of one field"),
         (lambda: Packing(bits=8, summands=1).unpack([1, 2], 3, 64), "plaintexts: got 2, wanted 1 for 3 values"),
         (lambda: FixedPoint(fraction_bits=-1, packing=Packing(bits=8, summands=1)), "fraction_bits: got -1, wanted at"),
@@ -503,7 +520,8 @@ def test_a_refusal_tells_no_private_number(small, call, message):
         (lambda: CKKS(modulus=(40, 40, 60)), r"modulus: got \(40, 40, 60\), wanted the first above 41 bits"),
         (lambda: CKKS(degree=4096).contexts(), r"modulus: got \(60, 40, 60\) for degree 4096, wanted what is secure"),
         (lambda: CKKS().aggregate({}, {}, number=1), "shared: got no clients, wanted at least one"),
-        (lambda: CKKS().aggregate({0: (None,)}, {0: 1}, number=1), "shared: got no tensor from any client"),
+        (lambda: CKKS().aggregate({0: (None,)}, {0: 1}, number=1),
+         "shared: got no tensor with entries from any client"),
         (lambda: Paillier().aggregate({0: (torch.ones(2),), 1: (None,)}, {0: 1, 1: 1}, number=1),
          "shared: the clients' tensors differ in shape, or in which are withheld"),
     ],

@@ -74,3 +74,7 @@ def test_evaluating_gives_every_module_its_mode_back():
 def test_a_stranger_is_refused():
     with pytest.raises(ValueError, match="modules: got a Linear that is none of the model's modules"):
         hooks.recorded_inputs(Twice(), [nn.Linear(1, 1)]).__enter__()
+    with pytest.raises(ValueError, match="^modules: got a int, wanted modules of the model"):
+        hooks.recorded_calls(Twice(), 3).__enter__()
+    with pytest.raises(ValueError, match="^model: got a str, wanted a torch.nn.Module"):
+        hooks.recorded_inputs("model", []).__enter__()

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import itertools
 import math
+import pickle
 import re
 import sys
 from collections.abc import Mapping
@@ -391,7 +392,7 @@ TWO = contributions(updates(clients=2))
         (lambda: split(np.array([1])), "^numbers: got int64 of shape"),
         (lambda: split(ring([])), r"^numbers: got uint64 of shape \(0,\)"),
         (lambda: Share(server=0, size=2), "^numbers: got both numbers and a seed, or neither"),
-        (lambda: Share(server=0, size=2, seed=b"short"), "^seed: got something else, wanted 32 bytes"),
+        (lambda: Share(server=0, size=2, seed=b"short"), "^seed: got 5 bytes, wanted 32 bytes"),
         (lambda: Share(server=0, size=2, numbers=ring([1])), r"^numbers: got uint64 of shape \(1,\), wanted uint64 of"),
         (lambda: Share(server=-1, size=2, seed=bytes(32)), "^server: got -1, wanted at least 0"),
         (lambda: refused(lambda m: {}), "^messages: got none"),
@@ -399,6 +400,22 @@ TWO = contributions(updates(clients=2))
         (lambda: refused(lambda m: {0: (m[0][0], m[0][0])}), r"^messages: got shares of client 0 at .* \[0, 0\]"),
         (lambda: refused(lambda m: {**m, 2: split(ring([1]))}), r"^messages: got sizes \[1, 2\], wanted one"),
         (lambda: refused(servers=3), "wanted one for each of the servers 0 to 2"),
+        (lambda: collected([1], servers=2), "^messages: got a list, wanted the shares of at least one client"),
+        (lambda: refused(lambda m: {0: "ab"}), "^messages: got no shares of client 0, wanted a Share for each server"),
+        (lambda: refused(lambda m: {0: (1, 2)}), "^messages: got no shares of client 0"),
+        (lambda: held([4, 8]) * 0.5, "^public: got a float, wanted whole numbers: the ring has no fractions"),
+        (lambda: held([4, 8]) + np.array([0.5, 0.5]), "^public: got float64, wanted whole numbers"),
+        (lambda: held([4, 8]) - [1, 2], "^public: got a list, wanted whole numbers"),
+        (lambda: Shared(np.ones((2, 3))), r"^rows: got float64 of shape \(2, 3\), wanted uint64"),
+        (lambda: Shared(np.array(1, dtype=np.uint64)), "^rows: got one number, wanted"),
+        (lambda: FixedPoint().decode(np.ones(2, dtype=np.uint32)), r"^numbers: got uint32 of shape \(2,\)"),
+        (lambda: FixedPoint().encode(torch.ones(2) + 1j), "^values: got torch.complex64"),
+        (lambda: FixedPoint().encode(torch.ones(2).to_sparse()), "^values: got .*, wanted a dense tensor"),
+        (lambda: split([1, 2]), "^numbers: got a list, wanted uint64"),
+        (lambda: Stream(b"short"), "^key: got 5 bytes, wanted 32 bytes"),
+        (lambda: AdditiveSharing().shares([1.0], 1, [1]), "^update: got a list, wanted a tensor"),
+        (lambda: AdditiveSharing().shares(torch.ones(2), -1, [1]), "^count: got -1, wanted at least 1"),
+        (lambda: AdditiveSharing().shares(torch.ones(2), 1, [1, 0]), "^counts: got 0, wanted at least 1"),
         (lambda: Servers(1), "^number: got 1, wanted at least 2"),
         (lambda: Dealer(1), "^servers: got 1, wanted at least 2"),
         (lambda: Servers().negative(Servers().masked(held([1]))), "^x: got a masked number without bits"),
@@ -413,7 +430,7 @@ TWO = contributions(updates(clients=2))
         (lambda: AdditiveSharing(numbers=16), "^numbers: got 16, wanted a FixedPoint"),
         (lambda: SAFELearn(servers=3), "^servers: got 3, wanted 2; AdditiveSharing takes more"),
         (lambda: aggregated({}), "^shared: got no clients"),
-        (lambda: aggregated({0: (None,)}), "^shared: got nothing but withheld tensors"),
+        (lambda: aggregated({0: (None,)}), "^shared: got no tensor with entries from any client"),
         (lambda: aggregated({0: TWO[0], 1: TWO[3][:2]}), "^shared: the clients' tensors differ in shape, or in which"),
         (lambda: aggregated({0: (torch.tensor([2.0**46]),), 1: (torch.ones(1),)}), "^values: got one that is too"),
         (lambda: aggregated(TWO, SAFELearn(rule=ClippedMean(norm=1e-6))), "^norm: got 1e-06, wanted 1.52588e-05 to"),
@@ -427,6 +444,18 @@ TWO = contributions(updates(clients=2))
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_public_factors_may_be_numpy_s_and_negative():
+    for minus in (-3, np.int64(-3), np.array(-3), np.array([-3, -3])):
+        assert signed(known(held([4, -8]) * minus)).tolist() == [-12, 24]
+        assert signed(known(held([4, -8]) + minus)).tolist() == [1, -11]
+
+
+def test_a_stream_is_written_to_no_file():
+    for secret in (Stream(bytes(32)), Servers().dealer):
+        with pytest.raises(TypeError, match="a Stream is written to no file: it holds a secret"):
+            pickle.dumps(secret)
 
 
 def reached(value):

@@ -15,7 +15,7 @@ from torch import nn
 from gilearn import attacks, data, defenses, federated, models
 from gilearn.attacks import bayesian, priors
 from gilearn.defenses import accounting, grouping, utility
-from gilearn.defenses.gradients.privacy import vector_norm
+from gilearn.defenses.gradients.perturbation import vector_norm
 from gilearn.federated import LocalSteps
 
 ANCHORS = [  # 60,000 examples, batches of 256, delta 1e-5: noise multiplier, epochs, classic and improved conversion
@@ -200,6 +200,7 @@ def test_an_attacker_who_knows_the_defense_simulates_its_mean(model, batch, priv
     assert [g is None for g in simulated] == [g is None for g in seen.shared]
     assert torch.autograd.grad(flat(simulated).square().sum(), x)[0].abs().max() > 0
     if functional:
+        torch.testing.assert_close(flat(simulated), flat(seen.simulate(*batch)), rtol=1e-9, atol=1e-14)
         return
     draws = torch.stack([shared(model, batch, seed=seed, **options) for seed in range(36)])
     off = (draws.mean(0) - flat(simulated).detach()) / (draws.std(0) / 6).clamp_min(1e-12)
@@ -341,6 +342,29 @@ def test_the_proximal_term_holds_a_client_back(model, batch):
         ways.append(shared(model, batch, noising, local=LocalSteps(steps=steps, lr=0.1)))
     torch.testing.assert_close(ways[0], ways[2], rtol=1e-4, atol=1e-8)
     assert float(ways[3].norm()) < 0.7 * float(ways[1].norm())
+
+
+def test_clipped_weights_after_proximal_steps_by_hand(model, batch):
+    """Also told: a simulation leaves the model as it was, so that the next one says the same."""
+    noising = defenses.NbAFL(**SETTINGS | {"clip": 1.0, "epsilon": 1e15, "proximal": 2.0})
+    local = LocalSteps(steps=3, lr=0.1)
+    seen = federated.observe(model, *batch, defense=noising, local=local, declare=["defense"])
+    own = models.mlp(64, (8,)).double()
+    own.load_state_dict(model.state_dict())
+    start = [parameter.detach().clone() for parameter in own.parameters()]
+    for _ in range(3):
+        loss = nn.functional.cross_entropy(own(batch[0]), batch[1])
+        slopes = torch.autograd.grad(loss, list(own.parameters()))
+        with torch.no_grad():
+            for parameter, slope, first in zip(own.parameters(), slopes, start, strict=True):
+                parameter -= 0.1 * (slope + 2.0 * (parameter - first))
+    after = flat(own.parameters()).detach()
+    assert float(after.norm()) > 2
+    wanted = flat(start) - after / after.norm()
+    torch.testing.assert_close(flat(seen.shared), wanted, rtol=0, atol=1e-12)
+    for _ in range(2):
+        torch.testing.assert_close(flat(seen.simulate(*batch)).detach(), wanted, rtol=0, atol=1e-12)
+        assert all(torch.equal(a, b) for a, b in zip(seen.network.parameters(), model.parameters(), strict=True))
 
 
 def test_accuracy_grows_with_nbafls_epsilon():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 
 import pytest
@@ -65,3 +66,30 @@ def test_the_decision_is_what_the_chapters_records_say():
     for name in record_decision.READ:
         assert rows[name] == {"defense": name} | record_decision.read(name), f"{name}: {record_decision.COMMAND}"
     assert len(rows) > len(record_decision.READ)
+
+
+RECORDED = (
+    "auditing", "compression", "decision", "differential_privacy", "dynamic_noise", "homomorphic", "multiparty",
+    "network_size", "secure_aggregation", "soteria",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_record_has_what_its_command_measures_and_nothing_else(name):
+    """Each key of the plan has one row, each row one key: nothing is left from another version of the script."""
+    script = importlib.import_module(f"tools.record_{name}")
+    plans = [script.plan] if hasattr(script, "plan") else [script.plan_utility, script.plan_points]
+    keys = [json.loads(json.dumps(key)) for plan in plans for key, _ in plan()]
+    rows = recording.known(name.replace("_", "-"), [])
+    named = {}
+    for key in keys:
+        named.setdefault(tuple(key), set()).add(str(list(key.values())))
+    assert sum(map(len, named.values())) == len(keys), "two rows of the plan have the same key"
+
+    def key_of(row):
+        tried = ((columns, str([row.get(column) for column in columns])) for columns in named)
+        return next(((columns, values) for columns, values in tried if values in named[columns]), None)
+
+    found = [key_of(row) for row in rows]
+    assert [row for row, key in zip(rows, found, strict=True) if key is None] == []
+    assert len(set(found)) == len(rows) == len(keys)

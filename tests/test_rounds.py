@@ -7,11 +7,13 @@ import dataclasses
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from gilearn import defenses, federated, models
+from gilearn.defenses import aggregation as protected
 from gilearn.federated import Aggregate, Aggregated, AggregatedRounds, Aggregation, Cost, LocalSteps, Several
 from gilearn.federated.aggregation import weighted_mean
 
@@ -229,7 +231,7 @@ def test_refusals_of_aggregates(digits):
     ):
         with pytest.raises(ValueError, match=message):
             Aggregate(**fields, **changes)
-    with pytest.raises(ValueError, match="shared: a client withholds"):
+    with pytest.raises(ValueError, match="shared: the clients' tensors differ in shape, or in which are withheld"):
         weighted_mean([(None,), (torch.ones(2),)], [1, 1])
     with pytest.raises(ValueError, match="counts: got"):
         weighted_mean([(torch.ones(2),)], [0])
@@ -242,6 +244,121 @@ def test_refusals_of_aggregates(digits):
         with pytest.raises(ValueError, match=message):
             next(federated.fedavg(models.mlp(64), [digits], LocalSteps(steps=1, lr=1), num_rounds=1,
                                   aggregation=aggregation))  # fmt: skip
+
+
+TWO = {0: (torch.ones(3), None), 1: (torch.ones(3), None)}
+ONES = {0: 1, 1: 1}
+EVERY = (
+    federated.InTheClear(),
+    protected.SecureAggregation(),
+    protected.AdditiveSharing(),
+    protected.AdditiveSharing(rule=protected.Mean(products=True)),
+    protected.SAFELearn(rule=protected.ClippedMean(norm=1.0)),
+    protected.Paillier(key_bits=256),
+    protected.BatchCrypt(key_bits=512),
+    protected.CKKS(),
+)
+
+
+def of_both(tensor, other=None):
+    return {0: (tensor,), 1: (tensor if other is None else other,)}
+
+
+@pytest.mark.parametrize("how", EVERY, ids=lambda how: type(how).__name__)
+@pytest.mark.parametrize(("shared", "counts", "message"), [
+    ({}, {}, "shared: got no clients"),
+    ([(torch.ones(3),)], ONES, "shared: got a list, wanted the tensors of each client, by its position"),
+    (None, ONES, "shared: got a NoneType"),
+    ({"a": (torch.ones(3),)}, {"a": 1}, "shared: a client's position: got 'a', wanted a whole number"),
+    ({-1: (torch.ones(3),)}, {-1: 1}, "shared: a client's position: got -1"),
+    (TWO, {0: 1}, r"counts: got those of \[0\], wanted the number of examples of each client of \[0, 1\]"),
+    (TWO, [1, 1], "counts: got a list"),
+    (TWO, {0: 0, 1: 1}, r"counts\[0\]: got 0, wanted at least 1"),
+    (TWO, {0: 1, 1: -1}, r"counts\[1\]: got -1, wanted at least 1"),
+    (TWO, {0: 1.5, 1: 1}, r"counts\[0\]: got 1.5, wanted a whole number"),
+    (TWO, {0: "1", 1: 1}, r"counts\[0\]: got '1', wanted a whole number"),
+    (TWO, {0: True, 1: 1}, r"counts\[0\]: got True, wanted a whole number"),
+    (TWO, {0: 2**70, 1: 1}, r"counts\[0\]: got 1180591620717411303424, wanted below 2\^53"),
+    ({0: "ab", 1: "cd"}, ONES, r"shared\[0\]: got a str, wanted a tuple of tensors"),
+    ({0: torch.ones(2), 1: torch.ones(2)}, ONES, r"shared\[0\]: got a Tensor, wanted a tuple of tensors"),
+    (of_both([1.0]), ONES, r"shared\[0\]: got a list, wanted tensors"),
+    (of_both(torch.ones(2), torch.ones(2).to_sparse()), ONES, r"shared\[1\]: got a tensor of layout torch.sparse_coo"),
+    (of_both(torch.ones(2), torch.ones(2, device="meta")), ONES, r"shared\[1\]: got a tensor without entries"),
+    (of_both(torch.ones(2, dtype=torch.int64)), ONES, r"shared\[0\]: got torch.int64, wanted floating-point numbers"),
+    (of_both(torch.ones(2, dtype=torch.bool)), ONES, r"shared\[0\]: got torch.bool"),
+    (of_both(torch.ones(2) + 1j), ONES, r"shared\[0\]: got torch.complex64"),
+    (of_both(torch.ones(1), torch.tensor([torch.nan])), ONES, r"shared\[1\]: got NaN or infinite values"),
+    (of_both(torch.tensor([-torch.inf])), ONES, r"shared\[0\]: got NaN or infinite values"),
+    (of_both(torch.ones(2), torch.ones(3)), ONES, "shared: the clients' tensors differ in shape"),
+    ({0: (torch.ones(2),), 1: (torch.ones(2), torch.ones(2))}, ONES, "shared: the clients' tensors differ in shape"),
+    ({0: (torch.ones(2), None), 1: (torch.ones(2),)}, ONES, "shared: the clients' tensors differ in shape, or in"),
+    (of_both(None), ONES, "shared: got no tensor with entries from any client"),
+    ({0: (), 1: ()}, ONES, "shared: got no tensor with entries from any client"),
+    (of_both(torch.ones(0)), ONES, "shared: got no tensor with entries from any client"),
+])  # fmt: skip
+def test_no_aggregation_takes_what_cannot_be_averaged(how, shared, counts, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        how.aggregate(shared, counts, number=1)
+
+
+@pytest.mark.parametrize("how", EVERY, ids=lambda how: type(how).__name__)
+def test_every_aggregation_takes_numpy_s_numbers_one_client_and_empty_tensors(how):
+    """Counts and positions from an array, an empty tensor beside others, counts of clients who were not chosen."""
+    own = (torch.zeros(0), torch.tensor([0.25, -0.5], dtype=torch.bfloat16), None)
+    shared = {np.int64(1): own, np.int64(4): own}
+    for chosen in (shared, {4: own}):
+        empty, mean, none = how.aggregate(chosen, {1: np.int64(2), 4: np.int64(3), 5: 9}, number=1).mean
+        assert (tuple(empty.shape), none) == ((0,), None)
+        torch.testing.assert_close(mean, own[1], atol=1e-3, rtol=2e-2)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"clients": []}, "clients: got none, wanted a list"),
+    ({"clients": None}, "clients: got a NoneType"),
+    ({"clients": [torch.ones(2, 64)]}, r"clients\[0\]: got a Tensor, wanted a pair of inputs and labels"),
+    ({"clients": [(torch.ones(2, 64),)]}, r"clients\[0\]: got a tuple, wanted a pair"),
+    ({"local": None}, r"local: got a NoneType, wanted LocalSteps\(steps=..., lr=...\)"),
+    ({"num_rounds": "2"}, "num_rounds: got '2', wanted a whole number"),
+    ({"num_rounds": 1.5}, "num_rounds: got 1.5, wanted a whole number"),
+    ({"per_round": 1.0}, "per_round: got 1.0, wanted a whole number"),
+    ({"per_round": 0}, "per_round: got 0, wanted at least 1"),
+    ({"server_lr": "1"}, "server_lr: got '1', wanted a finite number, 0 or more"),
+    ({"seed": -1}, "seed: got -1, wanted at least 0"),
+    ({"seed": None}, "seed: got None, wanted a whole number"),
+])  # fmt: skip
+def test_refusals_of_rounds(digits, changes, message):
+    options = {"clients": [(digits[0][:2], digits[1][:2])], "local": LocalSteps(steps=1, lr=0.1), "num_rounds": 1}
+    with pytest.raises(ValueError, match=f"^{message}"):
+        next(federated.fedavg(models.mlp(64), **(options | changes)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Returns(Aggregation):
+    """Return what a careless author returns."""
+
+    what: object
+
+    def aggregate(self, shared, counts, *, number):
+        return self.what
+
+
+@pytest.mark.parametrize(("what", "message"), [
+    (None, "aggregation: returned a NoneType, wanted an Aggregated"),
+    (Aggregated(mean=(torch.ones(2),), clients=(0,)), "aggregation: returned 1 tensors, wanted 4, as clients contri"),
+    (Aggregated(mean=(None,) * 4, clients=()), r"aggregation: returned clients \(\), wanted some of \(0,\)"),
+    (Aggregated(mean=(None,) * 4, clients=(0, 3)), r"aggregation: returned clients \(0, 3\), wanted some of"),
+])  # fmt: skip
+def test_what_an_aggregation_returns_has_to_fit(digits, what, message):
+    """Without clients the round would have named everybody."""
+    clients = [(digits[0][:2], digits[1][:2])]
+    with pytest.raises(ValueError, match=f"^{message}"):
+        next(federated.fedavg(models.mlp(64, (8,)), clients, LocalSteps(steps=1, lr=0.1), num_rounds=1,
+                              aggregation=Returns(what=what)))  # fmt: skip
+
+
+def test_a_cost_is_made_of_mappings():
+    with pytest.raises(ValueError, match="up: got a int, wanted a mapping to numbers"):
+        Cost(up=5)
 
 
 @dataclass(frozen=True, kw_only=True)

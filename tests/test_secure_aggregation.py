@@ -420,6 +420,100 @@ def test_messages_travel_as_bytes_and_damaged_ones_are_refused():
         messages.Survivors.from_bytes(run.advertised[0].to_bytes())
 
 
+def packed(*values):
+    """Return what a liar puts together: any values under the message format's tags."""
+
+    def one(value):
+        if isinstance(value, int):
+            return b"n" + value.to_bytes(4, "little")
+        tag, body = (b"b", value) if isinstance(value, bytes) else (b"t", b"".join(map(one, value)))
+        return tag + len(value).to_bytes(4, "little") + body
+
+    return one(values)
+
+
+@pytest.mark.parametrize(("kind", "data"), [
+    (messages.Survivors, packed(1, (b"x", b"y"))),  # numbers are wanted, and they are sorted
+    (messages.Survivors, packed(1, (0, (1,)))),
+    (messages.Directory, packed(1, (5, 6))),  # bytes are wanted, and they are decoded
+    (messages.Confirmations, packed(1, ((b"x",),))),
+    (messages.Unmasking, packed(1, 0, ((1, 7),), ())),  # the share a number
+    (messages.Unmasking, packed(1, 0, ((b"1", b"share"),), ())),
+    (messages.Unmasking, packed(1, 0, ((1, b"share", b"more"),), ())),
+    (messages.Unmasking, packed(1, 0, (1, b"share"), ())),
+    (messages.MaskedInput, packed(1, b"0", b"words")),
+    (messages.Advertisement, packed(1, 0, bytes(31), bytes(33), b"")),  # 64 bytes in all, as what is signed
+    (messages.Advertisement, packed(1, 0, bytes(32), bytes(32))),
+    (messages.Survivors, b"t\x02\0\0\0" + b"t\x01\0\0\0" * 20_000),  # a value in a value in a value
+    (messages.Survivors, packed(1)[:-5] + b"n\x01\0\0\0t\xff\xff\xff\xff"),  # four thousand million that do not come
+    (messages.MaskedInput, packed(1, 0)[:1] + b"\x03" + packed(1, 0)[2:] + b"b\xff\xff\xff\xff"),
+    (messages.Survivors, "text"),
+    (messages.Survivors, None),
+], ids=range(16))  # fmt: skip
+def test_whatever_a_liar_sends_as_bytes_is_refused_by_the_name_of_the_message(kind, data):
+    with pytest.raises(ValueError, match=f"^data: got .* that are no {kind.__name__}, wanted a whole one"):
+        kind.from_bytes(data)
+
+
+def test_a_long_message_is_read_in_time():
+    """Every value copied the rest of the message: a list of 200,000 took minutes."""
+    survivors = messages.Survivors(number=1, clients=tuple(range(200_000)))
+    assert messages.Survivors.from_bytes(survivors.to_bytes()) == survivors
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: messages.Survivors(number=1, clients=[0, 1]), "clients: got what is no field of Survivors, wanted tuple"),
+    (lambda: messages.Survivors(number=1, clients=(0, -1)), "clients: got what is no field of Survivors"),
+    (lambda: messages.Survivors(number=2**32, clients=()), "number: got what is no field of Survivors, wanted int"),
+    (lambda: messages.Survivors(number=True, clients=()), "number: got what is no field of Survivors"),
+    (lambda: messages.Survivors(number="1", clients=()), "number: got what is no field of Survivors"),
+    (lambda: messages.MaskedInput(number=1, client=0, words="secret"), "words: got what is no field of MaskedInput"),
+    (lambda: messages.Unmasking(number=1, client=0, seeds=((1, 5),), keys=()), "seeds: got what is no field"),
+    (lambda: messages.Advertisement(number=1, client=0, channel=bytes(31), mask=bytes(33)), "channel: got 31 bytes"),
+])  # fmt: skip
+def test_a_message_that_cannot_travel_is_not_made(make, message):
+    with pytest.raises(ValueError, match=f"^{message}") as caught:
+        make()
+    assert "secret" not in str(caught.value)
+
+
+def test_keys_that_are_cut_elsewhere_do_not_pass_for_signed_ones():
+    """What is signed is one key behind the other: one of 31 bytes and one of 33 would have the same signature."""
+    run = Run().keys()
+    one = run.advertised[2]
+    both = one.channel + one.mask
+    lie = packed(1, 2, both[:31], both[31:], one.signature)
+    listed = [own.to_bytes() for own in run.advertised]
+    listed[2] = lie
+    with pytest.raises(ValueError, match="that are no Advertisement"):
+        run.clients[0].share(messages.Directory(number=1, advertisements=tuple(listed)))
+
+
+def test_who_has_refused_takes_no_further_part():
+    """A client whose masked input never left gives out no shares, and a server that got too few inputs adds none."""
+    run = Run(active=False).shares()
+    tampered = dataclasses.replace(run.inbox[0][-1], ciphertext=b"")
+    with pytest.raises(ValueError, match="does not open"):
+        run.clients[0].mask(run.inputs[0], [*run.inbox[0][:-1], tampered])
+    with pytest.raises(ValueError, match="stage: got 'unmasking' after .*'a refusal'"):
+        run.clients[0].unmask(messages.Survivors(number=1, clients=tuple(range(9))))
+    inputs = [run.clients[k].mask(run.inputs[k], run.inbox[k]) for k in range(1, 7)]
+    with pytest.raises(ValueError, match="masked input: got 6 clients, wanted at least 7"):
+        run.server.survivors(inputs)
+    with pytest.raises(ValueError, match="stage: got 'unmasking' after .*'a refusal'"):
+        run.server.total([])
+
+
+@pytest.mark.parametrize("inputs", [
+    {}, None, [1], {0: [1, 2], 1: [3, 4]}, {0: np.zeros(3), 1: np.zeros(3)}, {0: np.zeros(3, np.int64)},
+    {0: np.zeros((2, 2), np.uint32)}, {0: np.zeros(0, np.uint32)},
+    {0: np.zeros(3, np.uint32), 1: np.zeros(2, np.uint32)}, {-1: np.zeros(3, np.uint32)}, {"a": np.zeros(3, np.uint32)},
+], ids=range(11))  # fmt: skip
+def test_inputs_are_words(inputs):
+    with pytest.raises(ValueError, match="^inputs"):
+        SecureAggregation().total(inputs, number=1)
+
+
 def secrets_of(client):
     yield from (client._channel.private, client._mask.private, client._seed)
     yield from (share for pair in client._held.values() for share in pair)
@@ -571,6 +665,23 @@ def test_refusals_of_parties():
         (lambda: Client(client=-1, number=1, threshold=2), "client: got -1"),
         (lambda: Client(client=0, number=1, threshold=2, identity=pair), "identity, identities: got one of them"),
         (lambda: Server(number=1, threshold=0, length=3), "threshold: got 0"),
+        (lambda: Client(client=2**32, number=1, threshold=2), "client: got 4294967296, wanted below 2.32"),
+        (lambda: Client(client=0, number=2**32, threshold=2), "number: got 4294967296, wanted below 2.32"),
+        (lambda: primitives.agreement_pair(b"short"), "private: got 5 bytes, wanted 32 bytes"),
+        (lambda: primitives.keystream(b"short", 3), "key: got 5 bytes, wanted 32 bytes"),
+        (lambda: masks.masked(np.zeros(3), b"s" * 32, pair, {}, 1, 0), "words: got float64 of shape .3,., wanted uin"),
+        (lambda: fixed_point.decode(np.array([1.5, 1.0]), (torch.ones(1),)), "total: got float64 of shape"),
+        (lambda: fixed_point.decode([1, 1], (torch.ones(1),)), "total: got a list, wanted uint32"),
+        (lambda: fixed_point.encode((torch.ones(1),), 1, clients=2, scale_bits=2000), "scale_bits: got 2000, wanted"),
+        (lambda: fixed_point.encode((torch.ones(1),), 2**2000, clients=2), "overflows the ring"),
+        (lambda: SecureAggregation(scale_bits=31), "scale_bits: got 31, wanted 30 at most"),
+        (lambda: SecureAggregation(dropouts={"keys": "0"}), "dropouts.'keys'.: got '0', wanted clients by position"),
+        (lambda: SecureAggregation(dropouts={"keys": 0}), "dropouts.'keys'.: got 0, wanted clients by position"),
+        (lambda: shamir.split(bytes(32), 1, [shamir.PRIME]), "points: got a point from the prime on"),
+        (lambda: shamir.split("x" * 32, 1, [1]), "secret: got a str, wanted 32 bytes"),
+        (lambda: shamir.join({0: bytes(33), 1: bytes(33)}, 2), "shares: got 0, wanted at least 1"),
+        (lambda: shamir.join({1: bytes(33), 1 + shamir.PRIME: bytes(33)}, 2), "shares: got a point from the prime on"),
+        (lambda: shamir.join({1: 5}, 1), "shares: got one that is no element of the field"),
         (lambda: Server(number=1, threshold=1, length=0), "length: got 0"),
         (lambda: shamir.split(bytes(32), 3, [1, 2]), "points: got .1, 2., wanted at least 3"),
         (lambda: shamir.split(bytes(32), 2, [1, 1]), "points: got .1, 1."),

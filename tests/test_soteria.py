@@ -207,9 +207,33 @@ def test_a_bypass_leaves_out_what_the_declared_defense_changes():
     assert len(result.snapshots) > 0
 
 
+def test_a_bypass_leaves_out_what_is_changed_example_by_example():
+    """Clipping and noise on single examples' gradients come before the mean; the tensors without them stay."""
+    x, y = digit(0, 4)
+    part = ("1.weight", "1.bias")
+    for multiplier in (0.0, 1.0):
+        private = defenses.PartialNoise(noise_multiplier=multiplier, clip=0.1, parameters=part, rest="shared")
+        model = models.mlp(64, (8,)).double()
+        seen = federated.observe(model, x, y, defense=(private, defenses.GaussianNoise(std=0.1)), declare=BOTH)
+        assert [g is None for g in attacks.untouched(seen).shared] == [True, True, False, False]
+    for defense in (
+        defenses.ExampleClipping(norm=50.0),
+        defenses.DPSGD(noise_multiplier=1.0, clip=50.0),
+        defenses.FedCDP(clip=50.0, noise_multiplier=1.0),
+        defenses.BatchClipping(norm=50.0),
+    ):
+        seen = federated.observe(model, x, y, defense=defense, declare=BOTH)
+        with pytest.raises(ValueError, match="^seen: its defense changes every tensor that was shared"):
+            attacks.untouched(seen)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: derivatives(None, digit()[0]), "model: got a NoneType, wanted a torch.nn.Module"),
+        (lambda: representation(victim(), "x"), r"inputs: got str, wanted a tensor \(batch, ...\)"),
+        (lambda: representation(victim(), torch.ones(3)), r"inputs: got \(3,\), wanted a tensor"),
+        (lambda: Soteria(score=["paper"]), r"score: got \['paper'\], wanted one of paper, code, pseudo-inverse"),
         (lambda: attacks.Bypass(attack="InvGrad"), "attack: got 'InvGrad', wanted an attack"),
         (lambda: attacks.untouched("seen"), "seen: got a str, wanted an Observation"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pandas as pd
@@ -177,6 +178,11 @@ def test_refusals(change, message):
 
 
 def test_refuses_what_cannot_be_measured():
+    for rates in (None, "0.1", ["0.1"], [0.0], [math.nan]):
+        with pytest.raises(ValueError, match=r"^rates: got .*, wanted (a list of learning rates|positive numbers)"):
+            utility.tuned(SMALL, rates=rates)
+    with pytest.raises(ValueError, match="^seeds: got tensor"):
+        utility.measure(SMALL, seeds=torch.tensor(3))
     with pytest.raises(ValueError, match="seeds: got none"):
         utility.measure(SMALL, seeds=())
     with pytest.raises(ValueError, match="examples: got 1797 for 1797 examples in all"):

@@ -44,9 +44,14 @@ def squared_norm(node: cst.Call) -> Iterator[cst.BaseExpression]:
 
 def term_left_out(node: cst.BinaryOperation) -> Iterator[cst.BaseExpression]:
     if isinstance(node.operator, (cst.Add, cst.Subtract, cst.Multiply, cst.Divide)):
-        yield node.left
+        yield in_its_place(node.left, node)
     if isinstance(node.operator, TWO_SIDED):
-        yield node.right
+        yield in_its_place(node.right, node)
+
+
+def in_its_place(term: cst.BaseExpression, node: cst.BinaryOperation) -> cst.BaseExpression:
+    """Return a term within the parentheses of the whole: 2 of (2 * x).sum() is (2).sum()."""
+    return term.with_changes(lpar=[*node.lpar, *term.lpar], rpar=[*term.rpar, *node.rpar])
 
 
 mutation_operators += [

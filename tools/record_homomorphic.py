@@ -28,8 +28,9 @@ from gilearn.defenses import utility
 from gilearn.defenses.aggregation import CKKS, BatchCrypt, Paillier
 from gilearn.defenses.aggregation import ckks as under_ckks
 from gilearn.defenses.aggregation.batchcrypt import quantize, step_of
-from gilearn.defenses.aggregation.encrypted import Layers, Tally
 from gilearn.defenses.aggregation.paillier import Server, keypair
+from gilearn.defenses.aggregation.tally import Tally
+from gilearn.defenses.aggregation.vectors import Layers
 from gilearn.federated import observe
 from gilearn.federated.aggregation import InTheClear
 from tools.recording import resume

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import gilearn
+from gilearn import federated
 from gilearn.content import checksum
 from gilearn.federated import KNOWLEDGE
 from gilearn.federated.checks import check_name, check_names
@@ -26,7 +27,7 @@ from gilearn.values import Value
 AXES = ("attack", "defense", "victim", "knowledge", "client", "data", "batch", "seed")
 """The table's first columns, in order."""
 
-_CLIENT = ("mode", "device", "local", "loss", "num_classes")
+_CLIENT = ("mode", "device", "local", "loss", "num_classes", "observe")
 _VERSIONED = ("gilearn", "torch", "torchvision", "numpy", "builtins", "collections")
 
 
@@ -42,10 +43,12 @@ class Grid(Value):
             ``functools.partial``) gets the cell's; so of a ``fold``.
         data: Pairs of inputs (n, ...) and labels (n,), or functions that return one, as for ``victims``. Of its n
             examples a cell takes a random batch, a smaller one being part of a larger one.
-        defenses: What ``observe`` takes: a defense, several, or ``None``.
+        defenses: What ``observe`` takes: a defense, several, or ``None``; or a function of the network that returns it.
         knowledge: Lists of names that the threat model declares, from ``federated.KNOWLEDGE``.
         clients: Options of the client by name: ``mode`` (``"inference"`` or ``"training"``; by default the network's
-            own), ``device`` (``"cpu"``), and ``local``, ``loss``, ``num_classes`` of ``observe``.
+            own), ``device`` (``"cpu"``), and ``local``, ``loss``, ``num_classes`` of ``federated.observe``; or
+            ``observe``, a function with its arguments that is called in its place, where what an attacker sees is not
+            one client's: a round behind an aggregation, for instance.
         batches: Numbers of examples, from 1.
         seeds: Numbers from 0. The network, its pictures, the choice of the batch, the client's draws and the attack's
             take seeds that differ.
@@ -79,6 +82,8 @@ class Grid(Value):
             for option in options:
                 check_name(f"clients.{name}", option, _CLIENT)
             check_name(f"clients.{name}.mode", options.get("mode", "training"), ("inference", "training"))
+            if not callable(options.get("observe", federated.observe)):
+                raise ValueError(f"clients.{name}.observe: got {options['observe']!r}, wanted a function")
         for axis, least in (("batches", 1), ("seeds", 0)):
             numbers = getattr(self, axis)
             if not numbers or not all(isinstance(n, (int, np.integer)) and n >= least for n in numbers):

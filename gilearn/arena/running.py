@@ -179,7 +179,7 @@ def _attacked(
     seed: int,
 ) -> tuple[Any, Tensor, Tensor]:
     """Let a client share, attack what it shared, and return the result with the private batch."""
-    options = {name: value for name, value in client.items() if name not in ("mode", "device")}
+    options = {name: value for name, value in client.items() if name not in ("mode", "device", "observe")}
     model = copy.deepcopy(_built(victim, seed)).to(client.get("device", "cpu"))
     if "mode" in client:
         model.train(client["mode"] == "training")
@@ -188,8 +188,9 @@ def _attacked(
         raise ValueError(f"batches: got {batch}, and the data have {len(x)} examples")
     rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed + 3_000_000))[:batch]
     x, y = x[rows], y[rows]
-    declared = {"declare": tuple(knowledge), "defense": defense, "seed": seed + 1_000_000}
-    seen = federated.observe(model, x, y, **declared, **options)
+    own = defense(model) if isinstance(defense, functools.partial) or inspect.isroutine(defense) else defense
+    declared = {"declare": tuple(knowledge), "defense": own, "seed": seed + 1_000_000}
+    seen = client.get("observe", federated.observe)(model, x, y, **declared, **options)
     return attack(seen, seed=seed + 2_000_000), x, y
 
 

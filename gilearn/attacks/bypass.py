@@ -10,6 +10,9 @@ import torch
 from gilearn.attacks.base import Attack, Reconstruction
 from gilearn.federated import Client, Gradients, Observation
 
+_LARGE = 1e6
+"""Longer than any bound that a defense would clip a gradient to."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bypass(Attack):
@@ -45,7 +48,8 @@ class Bypass(Attack):
 def untouched(seen: Observation) -> Observation:
     """Return an observation in which the tensors that its declared defense changes are withheld.
 
-    A tensor counts as changed if the defense's public part does not return random entries as they are.
+    A tensor counts as changed if the defense's public part, at a single example's gradient or later, does not return
+    large random entries as they are. Noise alone does not count: an imagined client draws its mean, zero.
 
     Args:
         seen: An observation that declares its defense.
@@ -61,9 +65,12 @@ def untouched(seen: Observation) -> Observation:
     client = Client(model=seen.network, num_classes=seen.num_classes)
     generator = torch.Generator().manual_seed(0)
     probe: Gradients = tuple(
-        None if g is None else torch.randn(g.shape, generator=generator, dtype=torch.float64).to(g) for g in seen.shared
+        None if g is None else _LARGE * torch.randn(g.shape, generator=generator, dtype=torch.float64).to(g)
+        for g in seen.shared
     )
-    passed = defense.shared(defense.step(probe, client), client)
+    single = defense.examples(tuple(None if g is None else g[None] for g in probe), client)
+    mean = tuple(None if g is None else g.mean(dim=0) for g in single)
+    passed = defense.shared(defense.step(mean, client), client)
     kept = [a is not None and b is not None and torch.equal(a, b) for a, b in zip(probe, passed, strict=True)]
     if not any(kept):
         raise ValueError("seen: its defense changes every tensor that was shared, wanted one that leaves some alone")

@@ -229,11 +229,10 @@ def gaussian_tradeoff(alpha: Tensor, mu: float) -> Tensor:
     Chapter: auditing-privacy. Source: dong2022.
     """
     _check_mu(mu)
-    alpha = torch.as_tensor(alpha, dtype=torch.float64)
+    alpha = _as_tensor("alpha", alpha, "rates from 0 to 1")
     if not bool(((alpha >= 0) & (alpha <= 1)).all()):
         raise ValueError(f"alpha: got {alpha.tolist()}, wanted rates from 0 to 1")
-    beta: Tensor = torch.special.ndtr(torch.special.ndtri(1 - alpha) - mu)
-    return beta
+    return accounting.tradeoff(alpha, mu)
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:
@@ -333,13 +332,20 @@ def _scores(name: str, pair: Any) -> list[np.ndarray[Any, Any]]:
         raise ValueError(f"{name}: got {type(pair).__name__}, wanted scores without the canary and with it")
     found = []
     for given in pair:
-        scores = torch.as_tensor(given).detach().cpu().double().numpy()
+        scores = _as_tensor(name, given, "scores (trainings,)").detach().cpu().numpy()
         if scores.ndim != 1 or len(scores) == 0:
             raise ValueError(f"{name}: got scores of shape {scores.shape}, wanted (trainings,), at least one")
         if not np.isfinite(scores).all():
             raise ValueError(f"{name}: got NaN or infinite scores, wanted finite ones")
         found.append(scores)
     return found
+
+
+def _as_tensor(name: str, given: Any, wanted: str) -> Tensor:
+    try:
+        return torch.as_tensor(given, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name}: got a {type(given).__name__}, wanted {wanted}") from error
 
 
 def _check_confidence(confidence: float) -> None:

@@ -35,11 +35,22 @@ def noisy_sum(gradients: Tensor, draw: Tensor, norm: float, noise: float) -> Ten
     Args:
         gradients: (trainings, examples, parameters).
         draw: Standard normal (trainings, parameters).
-        norm: The largest norm of one example's gradient.
-        noise: Standard deviation of the noise, in units of ``norm``.
+        norm: The largest norm of one example's gradient, positive.
+        noise: Standard deviation of the noise, in units of ``norm``, not negative.
+
+    Raises:
+        ValueError: The shapes are others, or a number is out of range.
 
     Chapter: auditing-privacy. Source: abadi2016, algorithm 1.
     """
+    if not isinstance(gradients, Tensor) or gradients.ndim != 3:
+        came = tuple(gradients.shape) if isinstance(gradients, Tensor) else type(gradients).__name__
+        raise ValueError(f"gradients: got {came}, wanted a tensor (trainings, examples, parameters)")
+    if not isinstance(draw, Tensor) or draw.ndim != 2 or draw.shape[1] != gradients.shape[2]:
+        came = tuple(draw.shape) if isinstance(draw, Tensor) else type(draw).__name__
+        raise ValueError(f"draw: got {came}, wanted a tensor (trainings, {gradients.shape[2]})")
+    check_number("norm", norm, lambda value: 0 < value < math.inf, "a positive number")
+    check_number("noise", noise, lambda value: 0 <= value < math.inf, "0 or more")
     lengths = torch.linalg.vector_norm(gradients, dim=2)
     factors = norm / lengths.clamp_min(norm)
     return torch.bmm(factors.unsqueeze(1), gradients).squeeze(1) + noise * norm * draw
@@ -180,6 +191,8 @@ class NoisyTraining(Value):
         Chapter: auditing-privacy. Source: nasr2021.
         """
         check_whole("trainings", trainings)
+        if not all(callable(getattr(adversary, name, None)) for name in ("insert", "watch", "close")):
+            raise ValueError(f"adversary: got {adversary!r}, wanted one that can insert, watch and close")
         generator = _seeded(seed)
         without, present = (
             torch.cat([self._train(n, generator, adversary, joins=joins)[1] for n in self._portions(trainings)])
@@ -303,7 +316,7 @@ class ExampleCanary(Value):
             step. What moved it is then projected on the clipped gradient that the example has there.
 
     Raises:
-        ValueError: The input is no tensor, the label no whole number, or what it sees is unknown.
+        ValueError: The input is no tensor of finite numbers, the label no whole number, or what it sees is unknown.
 
     Chapter: auditing-privacy. Source: nasr2021, the attacks by API access, with intermediate models, and by a static
     poison.
@@ -316,6 +329,8 @@ class ExampleCanary(Value):
     def __post_init__(self) -> None:
         if not isinstance(self.input, Tensor):
             raise ValueError(f"input: got a {type(self.input).__name__}, wanted a tensor, one example without a batch")
+        if not torch.isfinite(self.input).all():
+            raise ValueError("input: got NaN or infinite values, wanted finite ones")
         check_whole("label", self.label, 0)
         check_name("sees", self.sees, ("loss", "models"))
 

@@ -18,7 +18,7 @@ def composed(epsilon: float, steps: int, *, delta: float = 0.0, slack: float | N
             above 0 and below 1.
 
     Returns:
-        Epsilon and delta of all steps together.
+        Epsilon and delta of all steps together; a delta of 1 says nothing.
 
     Raises:
         ValueError: A number is out of range.
@@ -28,10 +28,11 @@ def composed(epsilon: float, steps: int, *, delta: float = 0.0, slack: float | N
     _check(epsilon, delta)
     check_whole("steps", steps)
     if slack is None:
-        return steps * epsilon, steps * delta
+        return steps * epsilon, min(1.0, steps * delta)
     check_number("slack", slack, lambda value: 0 < value < 1, "a number above 0 and below 1")
     spread = math.sqrt(2 * steps * math.log(1 / slack)) * epsilon
-    return spread + steps * epsilon * math.expm1(epsilon), steps * delta + slack
+    moved = math.expm1(epsilon) if epsilon < 700 else math.inf
+    return spread + steps * epsilon * moved, min(1.0, steps * delta + slack)
 
 
 def largest_gap(epsilon: float, delta: float) -> float:

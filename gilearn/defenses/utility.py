@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from gilearn import data, models
 from gilearn.federated import Aggregation, Defense, InTheClear, LocalSteps, fedavg
 from gilearn.federated.aggregation import as_aggregation
-from gilearn.federated.checks import check_whole
+from gilearn.federated.checks import check_number, check_whole
 from gilearn.federated.defense import as_defense
 from gilearn.values import Value
 
@@ -151,7 +152,7 @@ def measure(
     import pandas as pd
 
     _check_task(task)
-    if not isinstance(cast(object, seeds), Iterable):
+    if not isinstance(cast(object, seeds), Iterable) or getattr(seeds, "ndim", 1) == 0:
         raise ValueError(f"seeds: got {seeds!r}, wanted a list of whole numbers")
     seeds = list(seeds)
     for seed in seeds:
@@ -197,11 +198,19 @@ def tuned(
         seeds: Not those that are measured afterwards.
         options: Of :func:`measure`; the defense is the one that the rate is tuned for.
 
+    Raises:
+        ValueError: There are no rates, or one is not positive; or as :func:`measure`.
+
     Chapter: how-to-judge.
     """
     _check_task(task)
-    if not list(rates):
+    if not isinstance(cast(object, rates), Iterable) or isinstance(cast(object, rates), str):
+        raise ValueError(f"rates: got {rates!r}, wanted a list of learning rates")
+    rates = list(rates)
+    if not rates:
         raise ValueError("rates: got none, wanted at least one")
+    for rate in rates:
+        check_number("rates", rate, lambda value: 0 < value < math.inf, "positive numbers")
 
     def at(rate: float) -> Training:
         return task.replace(local=LocalSteps(steps=task.local.steps, lr=rate, batch_size=task.local.batch_size))

@@ -7,11 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gilearn.federated.checks import check_name
+from gilearn.federated.checks import check_name, check_whole
 from gilearn.federated.defense import Gradients
 from gilearn.linear import float64
 from gilearn.values import Value
@@ -30,6 +31,9 @@ class Cost(Value):
         messages: Bytes of each kind of message, over all clients and both directions.
         seconds: Processor time of each party: ``"clients"`` all together, ``"server"``, or by the parties' names.
 
+    Raises:
+        ValueError: One of these is no mapping.
+
     Chapter: secure-aggregation.
     """
 
@@ -40,7 +44,10 @@ class Cost(Value):
 
     def __post_init__(self) -> None:
         for name in ("up", "down", "messages", "seconds"):
-            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+            given = getattr(self, name)
+            if not isinstance(given, Mapping):
+                raise ValueError(f"{name}: got a {type(given).__name__}, wanted a mapping to numbers")
+            object.__setattr__(self, name, MappingProxyType(dict(given)))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,7 +113,12 @@ class InTheClear(Aggregation):
         return "mean" if self.weighted else "sum"
 
     def aggregate(self, shared: Mapping[int, Gradients], counts: Mapping[int, int], *, number: int) -> Aggregated:
-        """Return the mean, to the last bit of float64 or nearly so."""
+        """Return the mean, to the last bit of float64 or nearly so.
+
+        Raises:
+            ValueError: As :func:`check_contributions`.
+        """
+        counts = check_contributions(shared, counts)
         began = time.process_time()
         weights = [counts[k] if self.weighted else 1 for k in shared]
         mean = weighted_mean(list(shared.values()), weights)
@@ -134,6 +146,62 @@ def as_aggregation(aggregation: object) -> Aggregation:
     return aggregation
 
 
+def check_contributions(shared: Any, counts: Any) -> dict[int, int]:
+    """Return the numbers of examples of the clients that contribute, or refuse what cannot be aggregated.
+
+    Every aggregation begins with this.
+
+    Args:
+        shared: Of every client, by its position, its tensors.
+        counts: Number of examples of each of these clients; others in it are left out.
+
+    Raises:
+        ValueError: There are no clients, a count is missing or no whole number from 1, there is no entry at all, one is
+            no finite floating-point number, or the clients differ in shapes or in what they withhold.
+    """
+    if not isinstance(shared, Mapping):
+        raise ValueError(f"shared: got a {type(shared).__name__}, wanted the tensors of each client, by its position")
+    if not shared:
+        raise ValueError("shared: got no clients, wanted at least one")
+    if not isinstance(counts, Mapping) or not shared.keys() <= counts.keys():
+        got = f"those of {list(counts)}" if isinstance(counts, Mapping) else f"a {type(counts).__name__}"
+        raise ValueError(f"counts: got {got}, wanted the number of examples of each client of {list(shared)}")
+    for client, own in shared.items():
+        check_whole("shared: a client's position", client, 0)
+        check_whole(f"counts[{client}]", counts[client])
+        if counts[client] >= 2**53:
+            raise ValueError(f"counts[{client}]: got {counts[client]}, wanted below 2^53, which float64 has exactly")
+        if not isinstance(own, (tuple, list)):
+            wanted = "a tuple of tensors, None for one that is withheld"
+            raise ValueError(f"shared[{client}]: got a {type(own).__name__}, wanted {wanted}")
+        for tensor in own:
+            if tensor is not None:
+                _check_entries(f"shared[{client}]", tensor)
+    check_alike(list(shared.values()))
+    if not any(tensor is not None and tensor.numel() for tensor in next(iter(shared.values()))):
+        raise ValueError("shared: got no tensor with entries from any client, wanted at least one")
+    return {client: int(counts[client]) for client in shared}
+
+
+def check_alike(shared: Sequence[Gradients]) -> None:
+    """Raise a ``ValueError`` unless all clients contribute tensors of the same shapes, and withhold the same."""
+    shapes = [tuple(None if tensor is None else tuple(tensor.shape) for tensor in own) for own in shared]
+    if any(own != shapes[0] for own in shapes[1:]):
+        raise ValueError("shared: the clients' tensors differ in shape, or in which are withheld, wanted all alike")
+
+
+def _check_entries(argument: str, tensor: object) -> None:
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{argument}: got a {type(tensor).__name__}, wanted tensors")
+    if tensor.layout != torch.strided or tensor.is_meta:
+        kind = "without entries (meta)" if tensor.is_meta else f"of layout {tensor.layout}"
+        raise ValueError(f"{argument}: got a tensor {kind}, wanted dense ones")
+    if not tensor.is_floating_point():
+        raise ValueError(f"{argument}: got {tensor.dtype}, wanted floating-point numbers")
+    if not torch.isfinite(tensor).all():
+        raise ValueError(f"{argument}: got NaN or infinite values, wanted finite ones")
+
+
 def weighted_mean(shared: Sequence[Gradients], counts: Sequence[int]) -> Gradients:
     """Return the mean of what clients shared, weighted by whole numbers, to the last bit of float64 or nearly so.
 
@@ -148,10 +216,12 @@ def weighted_mean(shared: Sequence[Gradients], counts: Sequence[int]) -> Gradien
         One tensor per parameter, in the type and on the device of the first client's.
 
     Raises:
-        ValueError: There are no clients, or not as many counts, or a client withholds what another shares.
+        ValueError: There are no clients, or not as many counts, or the clients differ in shapes or in what they
+            withhold.
     """
     if not shared or len(counts) != len(shared) or min(counts) < 1:
         raise ValueError(f"counts: got {list(counts)} for {len(shared)} clients, wanted a positive number each")
+    check_alike(shared)
     return tuple(_mean([gradients[k] for gradients in shared], counts) for k in range(len(shared[0])))
 
 
@@ -159,8 +229,6 @@ def _mean(tensors: Sequence[Tensor | None], counts: Sequence[int]) -> Tensor | N
     given = [tensor for tensor in tensors if tensor is not None]
     if not given:
         return None
-    if len(given) < len(tensors):
-        raise ValueError("shared: a client withholds a tensor that another one shares, wanted all or none")
     total = torch.zeros_like(float64(given[0]))
     lost = torch.zeros_like(total)
     for tensor, count in zip(given, counts, strict=True):

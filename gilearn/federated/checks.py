@@ -14,7 +14,7 @@ from gilearn.hooks import evaluating
 
 def check_name(argument: str, name: str, known: Iterable[str]) -> None:
     """Raise a ``ValueError`` unless ``name`` is among the known ones."""
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ValueError(f"{argument}: got {name!r}, wanted one of {', '.join(known)}")
 
 
@@ -22,9 +22,12 @@ def check_names(argument: str, names: Sequence[str], known: Iterable[str]) -> tu
     """Return the names as a tuple, or raise a ``ValueError`` unless they are a list of known ones."""
     if isinstance(names, str):
         raise ValueError(f"{argument}: got the text {names!r}, wanted a list of names: [{names!r}]")
+    if not isinstance(names, Iterable):
+        raise ValueError(f"{argument}: got {names!r}, wanted a list of names")
+    names = tuple(names)
     for name in names:
         check_name(argument, name, known)
-    return tuple(names)
+    return names
 
 
 def check_whole(argument: str, value: Any, least: int = 1) -> None:
@@ -37,7 +40,9 @@ def check_whole(argument: str, value: Any, least: int = 1) -> None:
 
 def check_number(argument: str, value: Any, fits: Callable[[Any], bool], wanted: str) -> None:
     """Raise a ``ValueError`` unless a value is a number, or a tensor of one, that fits; NaN has to fail there."""
-    number = isinstance(value, Real) or (isinstance(value, Tensor) and value.ndim == 0)
+    number = isinstance(value, Real)
+    if isinstance(value, Tensor):
+        number = value.ndim == 0 and value.dtype != torch.bool and not value.is_complex()
     if isinstance(value, bool) or not number or not fits(value):
         raise ValueError(f"{argument}: got {value!r}, wanted {wanted}")
 

@@ -57,6 +57,11 @@ def observe_inside(
     """
     check_name("point", point, POINTS)
     check_whole("row", row, 0)
+    check_whole("seed", seed, 0)
+    if num_classes is not None:
+        check_whole("num_classes", num_classes)
+    if local is not None and not isinstance(local, LocalSteps):
+        raise ValueError(f"local: got {local!r}, wanted a LocalSteps, or None")
     declare = check_names("declare", declare, ("labels", "targets", "defense"))
     parts = _parts(as_defense(defense))
     early = [Early(defense=part, stepped=point == "client") for part in parts]

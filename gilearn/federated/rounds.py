@@ -6,14 +6,15 @@ import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gilearn.federated.aggregate import Aggregate
-from gilearn.federated.aggregation import Aggregation, Cost, InTheClear, as_aggregation
+from gilearn.federated.aggregation import Aggregated, Aggregation, Cost, InTheClear, as_aggregation
+from gilearn.federated.checks import check_number, check_whole
 from gilearn.federated.client import run_client
 from gilearn.federated.defense import Defense, Gradients, as_defense
 from gilearn.federated.observation import Observation
@@ -138,19 +139,22 @@ def fedavg(
         A :class:`Round` each.
 
     Raises:
-        ValueError: There are no clients, ``num_rounds``, ``per_round`` or ``server_lr`` is out of range, a name is
-            unknown, a client's batch is refused as in :func:`gilearn.federated.observe`, or the aggregation refuses
-            the contributions.
+        ValueError: There are no clients, ``num_rounds``, ``per_round``, ``server_lr`` or ``seed`` is out of range, a
+            name is unknown, a client's batch is refused as in :func:`gilearn.federated.observe`, or the aggregation
+            refuses the contributions, or returns what does not fit them.
 
     Chapter: federated-learning. Source: mcmahan2017, algorithm 1.
     """
+    _check_clients(clients)
     per_round = len(clients) if per_round is None else per_round
-    if not 1 <= per_round <= len(clients):
+    check_whole("per_round", per_round)
+    if per_round > len(clients):
         raise ValueError(f"per_round: got {per_round}, wanted 1 to the number of clients, {len(clients)}")
-    if num_rounds < 1:
-        raise ValueError(f"num_rounds: got {num_rounds}, wanted at least 1")
-    if not 0 <= server_lr < math.inf:
-        raise ValueError(f"server_lr: got {server_lr}, wanted 0 or more")
+    check_whole("num_rounds", num_rounds)
+    check_number("server_lr", server_lr, lambda value: 0 <= value < math.inf, "a finite number, 0 or more")
+    check_whole("seed", seed, 0)
+    if not isinstance(cast(object, local), LocalSteps):
+        raise ValueError(f"local: got a {type(local).__name__}, wanted LocalSteps(steps=..., lr=...)")
     how = as_aggregation(aggregation)
     choice = np.random.default_rng(seed)
     seeds = np.random.SeedSequence(seed).generate_state(len(clients))
@@ -172,7 +176,7 @@ def _round(
     observations = {k: seen for k, (seen, _) in ran.items()}
     contributions = {k: seen.shared + buffer_changes(model, at_client) for k, (seen, at_client) in ran.items()}
     counts = {k: seen.batch_size for k, seen in observations.items()}
-    result = how.aggregate(contributions, counts, number=number)
+    result = _checked(how.aggregate(contributions, counts, number=number), contributions)
     own = len(list(model.parameters()))
     mean, changes = result.mean[:own], result.mean[own:]
     summands = 1 if how.kind == "mean" else len(result.clients)
@@ -186,6 +190,27 @@ def _round(
         clients=result.clients,
         cost=result.cost,
     )
+
+
+def _check_clients(clients: Any) -> None:
+    if isinstance(clients, str) or not isinstance(clients, Sequence) or not clients:
+        got = "none" if isinstance(clients, Sequence) and not clients else f"a {type(clients).__name__}"
+        raise ValueError(f"clients: got {got}, wanted a list of inputs and labels, of one client at least")
+    for position, own in enumerate(clients):
+        if not isinstance(own, (tuple, list)) or len(own) != 2:
+            raise ValueError(f"clients[{position}]: got a {type(own).__name__}, wanted a pair of inputs and labels")
+
+
+def _checked(result: Any, contributions: Mapping[int, Gradients]) -> Aggregated:
+    """Return what an aggregation made of contributions, or refuse what no round can be made of."""
+    if not isinstance(result, Aggregated):
+        raise ValueError(f"aggregation: returned a {type(result).__name__}, wanted an Aggregated")
+    given = len(next(iter(contributions.values())))
+    if len(result.mean) != given:
+        raise ValueError(f"aggregation: returned {len(result.mean)} tensors, wanted {given}, as clients contribute")
+    if not result.clients or not set(result.clients) <= contributions.keys():
+        raise ValueError(f"aggregation: returned clients {result.clients}, wanted some of {tuple(contributions)}")
+    return result
 
 
 def buffer_changes(model: nn.Module, at_client: nn.Module) -> Gradients:

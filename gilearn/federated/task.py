@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -188,7 +188,8 @@ class _How:
         create_graph: bool,
         functional: bool,
     ) -> None:
-        self.objective, self.client, self.explicit = objective, client, explicit
+        self.objective = objective if objective is task._objective else _Once(objective)
+        self.client, self.explicit = client, explicit
         self.create_graph, self.functional, self.defense = create_graph, functional, task.defense
         self.parameters = task.named_parameters
         self.trained = [parameter.requires_grad for parameter in self.parameters.values()]
@@ -257,6 +258,26 @@ class _How:
         named = {} if weights is None else {f"model.{name}": weight for name, weight in weights.items()}
         with nullcontext() if explicit is None else explicit:
             loss: Tensor = functional_call(self.objective, named, arguments) if named else self.objective(*arguments)
+        return loss
+
+
+class _Once(nn.Module):
+    """A defense's loss, with its model registered once.
+
+    A loss that wraps another holds the model twice, and ``functional_call`` then leaves the weights that it was given
+    behind in it: the second of the two swaps takes them for the module's own.
+    """
+
+    objective: Any
+
+    def __init__(self, objective: nn.Module) -> None:
+        super().__init__()
+        self.model = cast(nn.Module, objective.model)
+        object.__setattr__(self, "objective", objective)
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss."""
+        loss: Tensor = self.objective(inputs, targets)
         return loss
 
 

@@ -19,7 +19,7 @@ MODULES = [
     "gilearn.defenses.gradients.low_rank",
     "gilearn.defenses.gradients.signs",
 ]
-NO_FORMULA = {"Compression"}
+NO_FORMULA = {"Compression", "check_fits", "check_own"}
 
 
 def twice(defense, gradients, seed):
@@ -208,6 +208,19 @@ REFUSALS = [
     (lambda: Pruning(share=0.5, scope="all"), "^scope: got 'all', wanted 'tensor' or 'global'"),
     (lambda: shared(Mask(masks=(MASK,)), [None, None], 0), "^masks: got 1, wanted one for each of 2 gradients"),
     (lambda: shared(Projection(bases=(MASK,)), [None, None], 0), "^bases: got 1, wanted one for each of 2 gradients"),
+    (lambda: shared(Mask(masks=(MASK[0],)), [MASK], 0), r"^masks: got one of shape \(3,\), wanted one that fits"),
+    (lambda: shared(Mask(masks=(MASK[:1],)), [MASK], 0), r"^masks: got one of shape \(1, 3\), wanted .* \(2, 3\)$"),
+    (lambda: shared(Projection(bases=(BASIS.T,)), [MASK], 0), r"^bases: got one of shape \(1, 2\), wanted one that"),
+    (lambda: Mask(masks=MASK), r"(?s)^masks: got tensor.*wanted a tuple of tensors of truth values, or None"),
+    (lambda: Mask(masks=(True,)), r"^masks: got \(True,\), wanted a tuple of tensors"),
+    (lambda: Mask(masks=(MASK,)).bits(()), "^masks: got 1, wanted one for each of 0 gradients"),
+    (lambda: Projection(bases=[None]), r"^bases: got \[None\], wanted a tuple of matrices, or None"),
+    (lambda: Projection(bases=(BASIS[0],)), r"^bases: got one of shape \(1,\), wanted matrices \(rows, rank\)"),
+    (lambda: Pruning(share="half"), "^share: got 'half', wanted 0 to below 1"),
+    (lambda: Pruning(share=True), "^share: got True, wanted 0 to below 1"),
+    (lambda: Pruning(share=0.5, scope=["tensor"]), r"^scope: got \['tensor'\], wanted 'tensor' or 'global'"),
+    (lambda: per_entry(None, ()), "^defense: got a NoneType, wanted a gilearn.federated.Defense"),
+    (lambda: per_entry(Signs(), torch.ones(2)), "^shared: got tensor.*wanted tensors, one per parameter, or None"),
     (lambda: PowerSGD(rank=0), "^rank: got 0, wanted at least 1"),
     (lambda: Quantization(levels=0), "^levels: got 0, wanted at least 1"),
     (lambda: Signs(magnitude=-1.0), "^magnitude: got -1.0, wanted a positive number, or None"),

@@ -22,6 +22,7 @@ from gilearn.defenses import (
     Polarization,
     Reshuffling,
 )
+from gilearn.defenses.gradients import perturbation
 from gilearn.defenses.model import codes
 from gilearn.federated import Client
 from gilearn.federated.explicit import Explicit
@@ -85,6 +86,12 @@ def each_clipped(gradients, seed, *, norm):
     number = next(len(g) for g in gradients if g is not None)
     own = [clipped([None if g is None else g[k] for g in gradients], seed, norm=norm) for k in range(number)]
     return [None if g is None else torch.stack([one[j] for one in own]) for j, g in enumerate(gradients)]
+
+
+def each_length(gradients, seed):
+    number = next(len(g) for g in gradients if g is not None)
+    each = [length([None if g is None else g[k] for g in gradients]) for k in range(number)]
+    return torch.tensor(each, dtype=torch.float64)
 
 
 def faked(gradients, seed, *, std, candidates):
@@ -268,6 +275,16 @@ ROWS = [
         per_example, EXAMPLES, [(ExampleClipping(norm=norm), partial(each_clipped, norm=norm)) for norm in (2.5, 99.0)]
     ),
     *rows(
+        lambda function, gradients, seed: list(function(tuple(gradients), 0.9)),
+        GRADIENTS,
+        [(perturbation.clipped, partial(clipped, norm=0.9))],
+    ),
+    *rows(
+        lambda function, gradients, seed: function(tuple(gradients), examples=True),
+        EXAMPLES,
+        [(perturbation.vector_norm, each_length)],
+    ),
+    *rows(
         publicly,
         GRADIENTS,
         [
@@ -305,6 +322,15 @@ REFUSALS = [
     (lambda: LaplaceNoise(scale=-0.1), "^scale: got -0.1, wanted 0 or more"),
     (lambda: BatchClipping(norm=0.0), "^norm: got 0.0, wanted a positive number"),
     (lambda: ExampleClipping(norm=-1.0), "^norm: got -1.0, wanted a positive number"),
+    (lambda: GaussianNoise(std="0.1"), "^std: got '0.1', wanted 0 or more"),
+    (lambda: GaussianNoise(std=math.inf), "^std: got inf, wanted 0 or more"),
+    (lambda: LaplaceNoise(scale=True), "^scale: got True, wanted 0 or more"),
+    (lambda: BatchClipping(norm=None), "^norm: got None, wanted a positive number"),
+    (lambda: ExampleClipping(norm=math.inf), "^norm: got inf, wanted a positive number"),
+    (lambda: ExampleClipping(norm=torch.tensor(True)), r"^norm: got tensor\(True\), wanted a positive number"),
+    (lambda: FakeGradients(std=math.nan), "^std: got nan, wanted a positive number, or None"),
+    (lambda: FakeGradients(candidates=2.5), "^candidates: got 2.5, wanted a whole number, at least 1"),
+    (lambda: perturbation.vector_norm((None,)), "^gradients: got no tensors, wanted at least one"),
     (lambda: Dropout(p=1.0), "^p: got 1.0, wanted 0 to below 1"),
     (lambda: Dropout(p=-0.1), "^p: got -0.1, wanted 0 to below 1"),
     (lambda: Dropout(p=0.5).insert(nn.Flatten()), "^model: got a Flatten without an nn.Linear, wanted one"),

@@ -257,6 +257,11 @@ REFUSALS = [
     (lambda: KnownCDP(clip=1.0, noise_multiplier=1.0, std=-1.0), "^std: got -1.0, wanted 0 or more"),
     (lambda: Decay(start=1.0, end=0.0, rounds=2), "^end: got 0.0, wanted a positive number"),
     (lambda: clipped_layers((None,), GROUPS, 1.0), "^gradients: got 1 tensors, wanted 5, one per parameter"),
+    (lambda: clipped_layers((None,) * 5, GROUPS, 0.0), "^clip: got 0.0, wanted a positive number"),
+    (lambda: epsilon([(1.0, 1.0)], delta=0.1), r"^spent: got \(1.0, 1.0\), wanted rows of multiplier, rate and steps"),
+    (lambda: epsilon(5, delta=0.1), "^spent: got 5, wanted rows of multiplier, rate and steps"),
+    (lambda: epsilon([(math.inf, 1.0, 1)], delta=0.1), "^spent: got inf, wanted multipliers of 0 or more"),
+    (lambda: at_epsilon(None, 1.0, delta=0.1, rounds=1, layers=1), "^defense: got None, wanted a FedCDP or a FedSDP"),
     (lambda: history(DECAYING, rounds=3, layers=0), "^layers: got 0, wanted at least 1"),
     (lambda: epsilon([], delta=1.0), "^delta: got 1.0, wanted above 0, below 1"),
 ]

@@ -21,10 +21,12 @@ from gilearn.defenses.gradients.accounting import (
     gaussian_std,
     least_misses,
     sampled_epsilon,
+    tradeoff,
 )
 from gilearn.defenses.gradients.grouping import divergence, grouped
 from gilearn.defenses.gradients.local_privacy import Proximal
-from gilearn.defenses.gradients.privacy import chosen_parameters, vector_norm
+from gilearn.defenses.gradients.perturbation import vector_norm
+from gilearn.defenses.gradients.privacy import chosen_parameters
 from gilearn.federated import Client
 from gilearn.federated.task import Objective
 
@@ -69,6 +71,12 @@ def deltas(options):
 def epsilons(options):
     shift = math.sqrt(options.get("steps", 1)) / options["noise_multiplier"]
     return bisected(lambda epsilon: delta_of(shift, epsilon) - options["delta"], 0.0, 60.0)
+
+
+def missed(alarms, shift):
+    """Put the threshold where the alarms are, found by bisection, and count what lies below it."""
+    places = [bisected(lambda place, a=a: normal(-place) - a, -10.0, 10.0) for a in entries(alarms)]
+    return torch.tensor([normal(place - shift) for place in places], dtype=torch.float64)
 
 
 def deviations(options):
@@ -310,6 +318,12 @@ ROWS = [
         rtol=1e-6,
     ),
     *rows(
+        lambda function, alarms, shift: function(alarms, shift),
+        [lambda _: (torch.tensor([1e-9, 0.01, 0.5, 0.999], dtype=torch.float64), 1.25)],
+        [(tradeoff, missed)],
+        rtol=1e-6,
+    ),
+    *rows(
         per_example,
         EXAMPLES,
         [
@@ -447,6 +461,9 @@ REFUSALS = [
     (lambda: grouped([[1, 2]], 1), r"^histograms: got list, wanted a tensor \(clients, classes\)"),
     (lambda: grouped(COUNTS[0], 1), r"^histograms: got \(4,\), wanted a tensor"),
     (lambda: grouped(COUNTS * 0, 1), "^histograms: got a row that is negative, not finite or empty"),
+    (lambda: divergence(COUNTS, 1), "^members: got 1, wanted of every group the clients' positions"),
+    (lambda: divergence(COUNTS, ((0.5,),)), r"^members: got the group \(0.5,\), wanted a tuple of whole numbers"),
+    (lambda: divergence(COUNTS, (("0",),)), r"^members: got the group \('0',\), wanted a tuple of whole numbers"),
     (lambda: divergence(COUNTS, ()), "^members: got no group, wanted at least one"),
     (lambda: divergence(COUNTS, ((),)), r"^members: got the group \(\), wanted positions from 0 to 2"),
     (lambda: divergence(COUNTS, ((0, 3),)), r"^members: got the group \(0, 3\), wanted positions from 0 to 2"),

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import erfc
 
-from gilearn.defenses.aggregation.encrypted import Encrypted, Floats, Layers, Tally, split
+from gilearn.defenses.aggregation.encrypted import Encrypted
 from gilearn.defenses.aggregation.packing import Packing
 from gilearn.defenses.aggregation.paillier import LEAST_KEY, FixedPoint, PublicKey, SecretKey, exchanged, round_keys
+from gilearn.defenses.aggregation.tally import Tally
+from gilearn.defenses.aggregation.vectors import Floats, Layers, split
 from gilearn.federated.checks import check_number, check_whole
 
 
@@ -125,7 +127,9 @@ class BatchCrypt(Encrypted):
             clients: How many there are.
         """
         ratio = clipping(self.bits)
-        return [ratio * float(np.sqrt(moment / (size * clients))) for moment, size in zip(moments, sizes, strict=True)]
+        return [
+            ratio * float(np.sqrt(moment / max(size * clients, 1))) for moment, size in zip(moments, sizes, strict=True)
+        ]
 
     def total(self, vectors: Mapping[int, Layers], weights: Mapping[int, int], tally: Tally) -> Layers:
         """Return the weighted sum of the clients' clipped layers, off by half a step for every summand at most."""
@@ -152,7 +156,9 @@ def _moments(vectors: Mapping[int, Layers], public: PublicKey, secret: SecretKey
     sent = {}
     for k, layers in vectors.items():
         with tally.timed("clients"):
-            sent[k] = codec.encrypt(np.array([float(layer @ layer) for layer in layers]), public)
+            with np.errstate(over="ignore"):  # infinite is too large
+                moments = np.array([float(layer @ layer) for layer in layers])
+            sent[k] = codec.encrypt(moments, public)
     received = exchanged(sent, dict.fromkeys(vectors, 1), tally, "second moment")
     with tally.timed("clients", times=len(vectors)):
         return codec.decrypt(received, secret, len(next(iter(vectors.values()))))

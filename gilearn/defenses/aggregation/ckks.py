@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from gilearn.defenses._extra import library
-from gilearn.defenses.aggregation.encrypted import Encrypted, Floats, Layers, Tally, split
+from gilearn.defenses.aggregation.encrypted import Encrypted
+from gilearn.defenses.aggregation.tally import Tally
+from gilearn.defenses.aggregation.vectors import Floats, Layers, split
 from gilearn.federated.checks import check_whole
 
 SIGMAS = 16

@@ -1,62 +1,16 @@
-"""What aggregations under encryption have in common: tensors in and out, whole-number weights, and an account."""
+"""What aggregations under encryption have in common: whole-number weights, and keys for one round."""
 
 from __future__ import annotations
 
 import math
-import time
 from abc import abstractmethod
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from gilearn.defenses.aggregation.fixed_point import check_alike
-from gilearn.federated import Aggregated, Aggregation, Cost, Gradients
-from gilearn.linear import float64
-
-Floats = NDArray[np.float64]
-Layers = list[Floats]
-"""What a client contributes: one flat array for each tensor that it does not withhold."""
-
-
-class Tally:
-    """What a round costs: bytes by client and kind, seconds by party.
-
-    Args:
-        clients: Who takes part, by position.
-    """
-
-    def __init__(self, clients: Iterable[int]) -> None:
-        self.clients = tuple(clients)
-        self.up, self.down = (dict.fromkeys(self.clients, 0) for _ in range(2))
-        self.messages: Counter[str] = Counter()
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-
-    def sent(self, client: int, kind: str, size: int) -> None:
-        """Count a message of a client."""
-        self.up[client] += size
-        self.messages[kind] += size
-
-    def received(self, kind: str, size: int, clients: Iterable[int] | None = None) -> None:
-        """Count a message to each of these clients, by default to all."""
-        for client in self.clients if clients is None else clients:
-            self.down[client] += size
-            self.messages[kind] += size
-
-    @contextmanager
-    def timed(self, party: str, *, times: int = 1) -> Iterator[None]:
-        """Count the time that the block takes; ``times``: as many clients do the same, and it is done once."""
-        began = time.process_time()
-        yield
-        self.seconds[party] += times * (time.process_time() - began)
-
-    def cost(self) -> Cost:
-        """Return the account."""
-        return Cost(up=self.up, down=self.down, messages=self.messages, seconds=self.seconds)
+from gilearn.defenses.aggregation.tally import Tally
+from gilearn.defenses.aggregation.vectors import Layers, layers, tensors
+from gilearn.federated import Aggregated, Aggregation, Gradients
+from gilearn.federated.aggregation import check_contributions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,22 +39,15 @@ class Encrypted(Aggregation):
         The arguments are those of :meth:`gilearn.federated.Aggregation.aggregate`.
 
         Raises:
-            ValueError: There are no clients, one withholds what another shares, their tensors differ in shape, or what
-                they share does not fit the encoding.
+            ValueError: As :func:`gilearn.federated.aggregation.check_contributions`, or what clients share does not fit
+                the encoding.
             ImportError: The extra ``defenses`` is not installed.
         """
-        first = _first(shared)
-        weights = whole_weights(counts if self.weighted else dict.fromkeys(shared, 1), shared)
-        vectors = {
-            k: [float64(tensor).detach().flatten().cpu().numpy() for tensor in own if tensor is not None]
-            for k, own in shared.items()
-        }
-        tally = Tally(shared)
-        sums = iter(self.total(vectors, weights, tally))
-        over = sum(weights.values())
-        mean = tuple(
-            None if like is None else torch.from_numpy(next(sums) / over).view(like.shape).to(like) for like in first
-        )
+        counts = check_contributions(shared, counts)
+        weights = whole_weights(counts if self.weighted else dict.fromkeys(counts, 1), shared)
+        tally, over = Tally(shared), sum(weights.values())
+        sums = self.total({k: layers(own) for k, own in shared.items()}, weights, tally)
+        mean = tensors([layer / over for layer in sums], next(iter(shared.values())))
         return Aggregated(mean=mean, clients=tuple(shared), cost=tally.cost())
 
     @abstractmethod
@@ -118,19 +65,3 @@ def whole_weights(counts: Mapping[int, int], clients: Iterable[int]) -> dict[int
     """Return the clients' counts divided by their greatest common divisor: (300, 300, 600) becomes (1, 1, 2)."""
     common = math.gcd(*(counts[k] for k in clients))
     return {k: counts[k] // common for k in clients}
-
-
-def split(values: Floats, sizes: Iterable[int]) -> Layers:
-    """Return the layers that a vector is made of."""
-    return np.split(values, np.cumsum(list(sizes))[:-1])
-
-
-def _first(shared: Mapping[int, Gradients]) -> Gradients:
-    """Return the first client's tensors, or raise a ``ValueError`` unless all clients share the like, and something."""
-    if not shared:
-        raise ValueError("shared: got no clients, wanted at least one")
-    check_alike(list(shared.values()))
-    first = next(iter(shared.values()))
-    if all(tensor is None for tensor in first):
-        raise ValueError("shared: got no tensor from any client, wanted at least one")
-    return first

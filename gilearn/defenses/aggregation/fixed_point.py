@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import torch
 
-from gilearn.defenses.aggregation.primitives import Words
+from gilearn.defenses.aggregation.primitives import Words, check_words
+from gilearn.defenses.aggregation.vectors import layers, split, tensors
 from gilearn.federated import Gradients
 from gilearn.federated.checks import check_whole
-from gilearn.linear import float64
 
 _HALF = 2**31
+
+MOST_SCALE_BITS = 30
+"""Bits after the binary point, at most: one is the sign, one is left."""
 
 
 def encode(shared: Gradients, count: int, *, clients: int, scale_bits: int = 16) -> Words:
@@ -31,9 +31,13 @@ def encode(shared: Gradients, count: int, *, clients: int, scale_bits: int = 16)
     """
     for name, value in {"count": count, "clients": clients, "scale_bits": scale_bits}.items():
         check_whole(name, value)
-    flat = [float64(tensor).flatten().cpu().numpy() for tensor in shared if tensor is not None]
-    entries = np.rint(np.concatenate([*(count * 2.0**scale_bits * own for own in flat), [float(count)]]))
-    if not np.isfinite(entries).all():
+    if scale_bits > MOST_SCALE_BITS:
+        raise ValueError(f"scale_bits: got {scale_bits}, wanted {MOST_SCALE_BITS} at most")
+    weight = float(min(count, _HALF))  # overflows from there on
+    with np.errstate(over="ignore"):  # infinite is too large
+        scaled = [weight * 2.0**scale_bits * own for own in layers(shared)]
+    entries = np.rint(np.concatenate([*scaled, [weight]]))
+    if any(not np.isfinite(own).all() for own in layers(shared)):
         raise ValueError("shared: got NaN or infinite values, wanted finite ones")
     most = (_HALF - 1) // clients
     if np.abs(entries).max() > most:  # how large it is stays at the client
@@ -56,21 +60,13 @@ def decode(total: Words, like: Gradients, *, scale_bits: int = 16) -> tuple[Grad
     Raises:
         ValueError: The sum has another length, or no examples behind it.
     """
-    sizes = [0 if tensor is None else tensor.numel() for tensor in like]
-    signed = np.asarray(total, dtype=np.uint32).view(np.int32).astype(np.float64)  # the centred lift
+    check_words("total", total)
+    check_whole("scale_bits", scale_bits)
+    sizes = [tensor.numel() for tensor in like if tensor is not None]
+    signed = total.view(np.int32).astype(np.float64)  # the centred lift
     if len(signed) != sum(sizes) + 1 or signed[-1] < 1:
         raise ValueError(
             f"total: got {len(signed)} words, wanted {sum(sizes)} entries and a positive number of examples"
         )
     count = int(signed[-1])
-    parts = torch.split(torch.from_numpy(signed[:-1] / (count * 2.0**scale_bits)), sizes)
-    pairs = zip(like, parts, strict=True)
-    return tuple(None if tensor is None else part.view(tensor.shape).to(tensor) for tensor, part in pairs), count
-
-
-def check_alike(shared: Sequence[Gradients]) -> None:
-    """Raise a ``ValueError`` unless all clients contribute tensors of the same shapes, and withhold the same."""
-    shapes = [tuple(None if tensor is None else tuple(tensor.shape) for tensor in own) for own in shared]
-    for own in shapes[1:]:
-        if own != shapes[0]:
-            raise ValueError("shared: the clients' tensors differ in shape, or in which are withheld, wanted all alike")
+    return tensors(split(signed[:-1] / (count * 2.0**scale_bits), sizes), like), count

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gilearn.defenses.aggregation.primitives import Pair, Words, agree, context, derive, keystream
+from gilearn.defenses.aggregation.primitives import Pair, Words, agree, check_words, context, derive, keystream
 
 
 def pair_mask(own: Pair, public: bytes, number: int, client: int, other: int, length: int) -> Words:
@@ -50,8 +50,12 @@ def masked(words: Words, seed: bytes, own: Pair, others: Mapping[int, bytes], nu
         number: Number of the round.
         client: The client.
 
+    Raises:
+        ValueError: The input is no row of words.
+
     Chapter: secure-aggregation. Source: bonawitz2017, section 4.
     """
+    check_words("words", words)
     total = words + self_mask(seed, number, client, len(words))
     for other, public in others.items():
         total += pair_mask(own, public, number, client, other, len(words))

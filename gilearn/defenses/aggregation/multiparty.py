@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +13,13 @@ from torch import Tensor
 
 from gilearn.defenses.aggregation.arithmetic import Servers
 from gilearn.defenses.aggregation.clipping import FRACTION, TOP, factors, in_range
-from gilearn.defenses.aggregation.fixed_point import check_alike
 from gilearn.defenses.aggregation.sharing import FixedPoint, Ring, Share, Shared, collected, split
-from gilearn.federated import Aggregated, Aggregation, Cost, Gradients
-from gilearn.federated.checks import check_number, check_whole
+from gilearn.defenses.aggregation.tally import Tally
+from gilearn.defenses.aggregation.vectors import layers, tensors
+from gilearn.defenses.aggregation.vectors import split as layers_of
+from gilearn.federated import Aggregated, Aggregation, Gradients
+from gilearn.federated.aggregation import check_contributions
+from gilearn.federated.checks import check_number, check_tensor, check_whole
 from gilearn.values import Value
 
 
@@ -215,24 +217,22 @@ class AdditiveSharing(Aggregation):
         """Return the mean that the servers open; the clients' rounds are two, shares up and the result down.
 
         Raises:
-            ValueError: There are no clients, they differ in what they withhold or in shapes, or a value does not fit
-                the ring.
+            ValueError: As :func:`gilearn.federated.aggregation.check_contributions`, or a value does not fit the ring.
         """
-        if not shared:
-            raise ValueError("shared: got no clients, wanted at least one")
-        check_alike(list(shared.values()))
-        began = time.process_time()
-        flat = {client: _flat(own) for client, own in shared.items()}
-        sent = {client: self.shares(vector, counts[client], list(counts.values())) for client, vector in flat.items()}
-        shared_at = time.process_time()
-        servers = Servers(self.servers)
-        result = self.result(sent, servers)
-        mean = _like(result, next(iter(shared.values())))
-        seconds = {"clients": shared_at - began, "servers": time.process_time() - shared_at}
+        counts = check_contributions(shared, counts)
+        tally, servers = Tally(shared), Servers(self.servers)
+        with tally.timed("clients"):
+            vectors = {client: layers(own) for client, own in shared.items()}
+            flat = {client: torch.from_numpy(np.concatenate(own)) for client, own in vectors.items()}
+            sent = {client: self.shares(own, counts[client], list(counts.values())) for client, own in flat.items()}
+        for client, own in sent.items():
+            tally.sent(client, "share", sum(share.bytes for share in own))
+        with tally.timed("servers"):
+            result, first = self.result(sent, servers).numpy(), next(iter(shared))
+            mean = tensors(layers_of(result, map(len, vectors[first])), shared[first])
         kinds = dict(servers.sent) | ({"from the dealer": servers.dealer.sent} if servers.openings > 1 else {})
-        up = {client: sum(share.bytes for share in own) for client, own in sent.items()}
-        down = sum(tensor.numel() * tensor.element_size() for tensor in mean if tensor is not None)
-        cost = Cost(up=up, down=dict.fromkeys(up, 0), messages={"share": sum(up.values())} | kinds, seconds=seconds)
+        tally.messages.update(kinds)
+        up, down = tally.up, sum(tensor.numel() * tensor.element_size() for tensor in mean if tensor is not None)
         messages = [
             *(Message(sender="client", receiver="server", kind="share", bytes=length) for length in up.values()),
             *(
@@ -241,7 +241,9 @@ class AdditiveSharing(Aggregation):
             ),
             *(Message(sender="server", receiver="client", kind="result", bytes=down) for _ in up),
         ]
-        return Listed(mean=mean, clients=tuple(shared), cost=cost, messages=tuple(messages), openings=servers.openings)
+        return Listed(
+            mean=mean, clients=tuple(shared), cost=tally.cost(), messages=tuple(messages), openings=servers.openings
+        )
 
     def shares(self, update: Tensor, count: int, counts: Sequence[int]) -> tuple[Share, ...]:
         """Return a client's messages, one for each server.
@@ -252,8 +254,13 @@ class AdditiveSharing(Aggregation):
             counts: Those of all clients, this one among them; only their number and sum are used.
 
         Raises:
-            ValueError: A value is not finite, or does not fit the ring.
+            ValueError: The update is no row of finite numbers, or does not fit the ring, or a count is no whole number
+                from 1.
         """
+        check_tensor("update", update, "(size,)", ndim=1, exact=True)
+        check_whole("count", count)
+        for one in counts:
+            check_whole("counts", one)
         encoded = self.rule.encoded(update, count, counts, self.numbers)
         return split(encoded, servers=self.servers, seeds=self.seeds)
 
@@ -299,15 +306,3 @@ class SAFELearn(AdditiveSharing):
         super().__post_init__()
         if self.servers != 2:
             raise ValueError(f"servers: got {self.servers}, wanted 2; AdditiveSharing takes more")
-
-
-def _flat(own: Gradients) -> Tensor:
-    given = [tensor.detach().double().flatten().cpu() for tensor in own if tensor is not None]
-    if not given:
-        raise ValueError("shared: got nothing but withheld tensors, wanted at least one")
-    return torch.cat(given)
-
-
-def _like(result: Tensor, own: Gradients) -> Gradients:
-    parts = iter(torch.split(result, [tensor.numel() for tensor in own if tensor is not None]))
-    return tuple(None if tensor is None else next(parts).view(tensor.shape).to(tensor) for tensor in own)

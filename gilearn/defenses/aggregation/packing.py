@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 from gilearn.federated.checks import check_whole
 from gilearn.values import Value
@@ -35,10 +36,11 @@ class Packing(Value):
     most: int | None = None
 
     def __post_init__(self) -> None:
-        check_whole("bits", self.bits, 2)
-        check_whole("summands", self.summands)
-        if self.most is not None:
-            check_whole("most", self.most)
+        for name, least in (("bits", 2), ("summands", 1), ("most", 1)):
+            value = getattr(self, name)
+            if name != "most" or value is not None:
+                check_whole(name, value, least)
+                object.__setattr__(self, name, int(value))  # NumPy's whole numbers overflow
 
     @property
     def padding(self) -> int:
@@ -64,6 +66,7 @@ class Packing(Value):
         Raises:
             ValueError: Not even one fits.
         """
+        check_whole("room", room)
         if room < self.width:
             raise ValueError(f"room: got {room} bits, wanted at least the {self.width} of one field")
         return min(room // self.width, self.most or room)
@@ -76,8 +79,10 @@ class Packing(Value):
             room: Bits of a plaintext, its sign included.
 
         Raises:
-            ValueError: A value is too large. It is not said which one, nor how large: values are private.
+            ValueError: A value is no whole number, or too large. It is not said which one, nor how large: values are
+                private.
         """
+        values = whole("values", values)
         if any(abs(value) > self.largest for value in values):
             raise ValueError(f"values: got one beyond ±{self.largest}, wanted {self.bits} bits each with the sign")
         size = self.capacity(room)
@@ -93,8 +98,11 @@ class Packing(Value):
             room: Bits of a plaintext, its sign included.
 
         Raises:
-            ValueError: There are not as many plaintexts as the vector takes, or a sum overflowed its field.
+            ValueError: There are not as many plaintexts as the vector takes, one is no whole number, or a sum
+                overflowed its field.
         """
+        check_whole("count", count)
+        plaintexts = whole("plaintexts", plaintexts)
         size, found = self.capacity(room), []
         if len(plaintexts) != (wanted := -(-count // size)):
             raise ValueError(f"plaintexts: got {len(plaintexts)}, wanted {wanted} for {count} values")
@@ -112,3 +120,10 @@ class Packing(Value):
             if rest:
                 raise ValueError(f"overflow: got a sum beyond its plaintext, wanted at most {self.summands} summands")
         return found
+
+
+def whole(argument: str, values: Sequence[int]) -> list[int]:
+    """Return whole numbers as Python's, or raise a ``ValueError`` that does not show them."""
+    if isinstance(values, (str, bytes)) or not all(isinstance(value, Integral) for value in values):
+        raise ValueError(f"{argument}: got what is no whole number, wanted whole numbers")
+    return [int(value) for value in values]

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from gilearn.defenses._extra import library
-from gilearn.defenses.aggregation.encrypted import Encrypted, Floats, Layers, Tally, split
-from gilearn.defenses.aggregation.packing import Packing
+from gilearn.defenses.aggregation.encrypted import Encrypted
+from gilearn.defenses.aggregation.packing import Packing, whole
+from gilearn.defenses.aggregation.tally import Tally
+from gilearn.defenses.aggregation.vectors import Floats, Layers, split
 from gilearn.federated.checks import check_whole
 from gilearn.values import Value
 
@@ -47,8 +49,9 @@ class PublicKey:
         """Return signed integers, encrypted, each with randomness of its own.
 
         Raises:
-            ValueError: A plaintext has more bits than there is room for; it is not said which one.
+            ValueError: A plaintext is no whole number, or has more bits than there is room for; it is not said which.
         """
+        plaintexts = whole("plaintexts", plaintexts)
         if any(abs(plaintext) >= 1 << (self.room - 1) for plaintext in plaintexts):
             raise ValueError(f"plaintexts: got one beyond the key's room, wanted {self.room} bits with the sign")
         n = self.key.n
@@ -194,7 +197,8 @@ class FixedPoint(Value):
         Raises:
             ValueError: A number is not finite, or too large for the packing; it is not said which one.
         """
-        scaled = np.rint(np.ldexp(np.asarray(values, dtype=np.float64), self.fraction_bits))
+        with np.errstate(over="ignore"):  # infinite is too large
+            scaled = np.rint(np.ldexp(_numbers(values), self.fraction_bits))
         if not np.isfinite(scaled).all() or np.abs(scaled).max(initial=0) > self.packing.largest:
             limit = self.packing.largest * self.step
             raise ValueError(f"values: got one that is not finite or beyond ±{limit:.6g}, wanted numbers within")
@@ -208,6 +212,14 @@ class FixedPoint(Value):
         """
         sums = self.packing.unpack(secret.decrypt(ciphertexts), count, secret.public.room)
         return np.array([value * self.step for value in sums], dtype=np.float64)
+
+
+def _numbers(values: object) -> Floats:
+    """Return a row of numbers as float64, or raise a ``ValueError`` that does not show them."""
+    given = np.asarray(values)
+    if given.ndim != 1 or given.dtype.kind not in "fiu":
+        raise ValueError(f"values: got {given.dtype} of shape {given.shape}, wanted real numbers, (n,)")
+    return given.astype(np.float64)
 
 
 class Server:

@@ -1,15 +1,17 @@
 """The two parties of secure aggregation, as state machines that take and return messages, one call a stage.
 
 A :class:`Client` holds its own secrets, and one share of everybody else's; a :class:`Server` holds none, until enough
-clients send it shares. Both refuse what another round, another client or another stage sends.
+clients send it shares. Both refuse what another round, another client or another stage sends, and who has refused
+takes no further part.
 """
 
 from __future__ import annotations
 
+import functools
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -26,6 +28,7 @@ from gilearn.defenses.aggregation.messages import (
     SealedShares,
     Survivors,
     Unmasking,
+    check_position,
 )
 from gilearn.defenses.aggregation.primitives import (
     KEY_BYTES,
@@ -44,14 +47,17 @@ from gilearn.federated.checks import check_whole
 STAGES = ("keys", "shares", "masked input", "confirmation", "unmasking")
 """The stages of a round, in order; the active model alone has the fourth."""
 
+_Given = ParamSpec("_Given")
+_Sent = TypeVar("_Sent")
+
 
 class _Party:
     """What both parties have: a round, a threshold, and stages that come once each, in order."""
 
     def __init__(self, number: int, threshold: int) -> None:
-        check_whole("number", number, 0)
+        check_position("number", number)
         check_whole("threshold", threshold)
-        self.number, self.threshold = number, threshold
+        self.number, self.threshold = int(number), int(threshold)
         self._done: list[str] = []
 
     def __reduce__(self) -> str | tuple[Any, ...]:
@@ -71,6 +77,23 @@ class _Party:
         if len(clients) < self.threshold:
             aborted = "the round is aborted, and no input is unmasked"
             raise ValueError(f"{stage}: got {len(clients)} clients, wanted at least {self.threshold}: {aborted}")
+
+
+_Self = TypeVar("_Self", bound=_Party)
+
+
+def _final(stage: Callable[Concatenate[_Self, _Given], _Sent]) -> Callable[Concatenate[_Self, _Given], _Sent]:
+    """Make a refusal final: who has refused a message takes part in no later stage of the round."""
+
+    @functools.wraps(stage)
+    def once(self: _Self, /, *args: _Given.args, **options: _Given.kwargs) -> _Sent:
+        try:
+            return stage(self, *args, **options)
+        except Exception:
+            self._done.append("a refusal")
+            raise
+
+    return once
 
 
 class Client(_Party):
@@ -99,10 +122,10 @@ class Client(_Party):
         identities: Mapping[int, bytes] | None = None,
     ) -> None:
         super().__init__(number, threshold)
-        check_whole("client", client, 0)
+        check_position("client", client)
         if (identity is None) != (identities is None):
             raise ValueError("identity, identities: got one of them, wanted both, or none for an honest server")
-        self.client = client
+        self.client = int(client)
         self._identity, self._identities = identity, dict(identities or {})
         self._channel, self._mask, self._seed = agreement_pair(), agreement_pair(), secrets.token_bytes(KEY_BYTES)
         self._others: dict[int, Advertisement] = {}
@@ -119,6 +142,7 @@ class Client(_Party):
         own = Advertisement(number=number, client=self.client, channel=channel, mask=mask)
         return own if self._identity is None else replace(own, signature=sign(self._identity, _keys_signed(own)))
 
+    @_final
     def share(self, directory: Directory) -> tuple[list[SealedShares], Committed]:
         """Stage 2: return one sealed pair of shares for every other client, and the commitment to the seed.
 
@@ -151,6 +175,7 @@ class Client(_Party):
         committed = commitment(self._seed, self.number, self.client)
         return messages, Committed(number=self.number, client=self.client, commitment=committed)
 
+    @_final
     def mask(self, words: Words, delivered: Sequence[SealedShares]) -> MaskedInput:
         """Stage 3: return the input with its self mask, and its masks with all whose shares arrived.
 
@@ -169,6 +194,7 @@ class Client(_Party):
         total = masked(words, self._seed, self._mask, others, self.number, self.client)
         return MaskedInput(number=self.number, client=self.client, words=total.astype("<u4").tobytes())
 
+    @_final
     def confirm(self, survivors: Survivors) -> Confirmation:
         """Stage 4, of the active model: return a signature of the list of survivors, the only one that it gives."""
         self._begin("confirmation", STAGES[:3])
@@ -178,6 +204,7 @@ class Client(_Party):
         signature = sign(self._identity, _survivors_signed(survivors))
         return Confirmation(number=self.number, client=self.client, signature=signature)
 
+    @_final
     def unmask(self, survivors: Survivors, confirmations: Confirmations | None = None) -> Unmasking:
         """Stage 5: return shares of the seeds of survivors and of the mask keys of those who dropped out, once.
 
@@ -269,6 +296,7 @@ class Server(_Party):
     def __repr__(self) -> str:
         return f"Server(number={self.number}, threshold={self.threshold}, length={self.length})"
 
+    @_final
     def directory(self, advertisements: Sequence[Advertisement]) -> Directory:
         """Stage 1: return all advertisements; they are the clients of the round."""
         self._begin("keys", [])
@@ -276,6 +304,7 @@ class Server(_Party):
         self._enough("keys", list(self._keys))
         return Directory(number=self.number, advertisements=tuple(one.to_bytes() for one in self._keys.values()))
 
+    @_final
     def deliver(self, sent: Sequence[tuple[Sequence[SealedShares], Committed]]) -> dict[int, list[SealedShares]]:
         """Stage 2: return what is to be forwarded to each client that has shared its own secrets.
 
@@ -283,7 +312,9 @@ class Server(_Party):
             sent: What :meth:`Client.share` returned, of the clients that are still there.
         """
         self._begin("shares", STAGES[:1])
-        self._commitments = {one.client: one.commitment for one in self._each_once([own for _, own in sent])}
+        self._commitments = {
+            one.client: one.commitment for one in self._each_once([own for _, own in sent], self._keys)
+        }
         self._enough("shares", list(self._commitments))
         inbox: dict[int, list[SealedShares]] = {client: [] for client in self._commitments}
         for messages, own in sent:
@@ -296,18 +327,19 @@ class Server(_Party):
                     inbox[message.receiver].append(message)
         return inbox
 
+    @_final
     def survivors(self, inputs: Sequence[MaskedInput]) -> Survivors:
         """Stage 3: add the masked inputs, and return whose they are."""
         self._begin("masked input", STAGES[:2])
         for one in self._each_once(inputs, among=self._commitments):
-            words = np.frombuffer(one.words, dtype="<u4")
-            if len(words) != self.length:
-                raise ValueError(f"words: got {len(words)} of client {one.client}, wanted {self.length}")
-            self._total = self._total + words
+            if len(one.words) != 4 * self.length:
+                raise ValueError(f"words: got {len(one.words) / 4:g} of client {one.client}, wanted {self.length}")
+            self._total = self._total + np.frombuffer(one.words, dtype="<u4")
         self._survivors = tuple(sorted(one.client for one in inputs))
         self._enough("masked input", self._survivors)
         return Survivors(number=self.number, clients=self._survivors)
 
+    @_final
     def confirmations(self, signed: Sequence[Confirmation]) -> Confirmations:
         """Stage 4, of the active model: return all signatures of the list of survivors."""
         self._begin("confirmation", STAGES[:3])
@@ -315,6 +347,7 @@ class Server(_Party):
         self._enough("confirmation", [one.client for one in found])
         return Confirmations(number=self.number, confirmations=tuple(one.to_bytes() for one in found))
 
+    @_final
     def total(self, unmaskings: Sequence[Unmasking]) -> Words:
         """Stage 5: return the sum of the survivors' inputs, modulo 2^32.
 

@@ -44,6 +44,7 @@ def agreement_pair(private: bytes | None = None) -> Pair:
     """Return a key pair of X25519, fresh from the operating system's randomness, or that of a private key."""
     x25519 = library("cryptography.hazmat.primitives.asymmetric.x25519")
     private = secrets.token_bytes(KEY_BYTES) if private is None else private
+    check_bytes("private", private)
     public = x25519.X25519PrivateKey.from_private_bytes(private).public_key()
     return Pair(private=private, public=public.public_bytes_raw())
 
@@ -54,6 +55,20 @@ def signing_pair() -> Pair:
     private = secrets.token_bytes(KEY_BYTES)
     public = ed25519.Ed25519PrivateKey.from_private_bytes(private).public_key()
     return Pair(private=private, public=public.public_bytes_raw())
+
+
+def check_words(argument: str, words: Any) -> None:
+    """Raise a ``ValueError`` unless these are elements of the ring, in one row, and at least one."""
+    if not isinstance(words, np.ndarray) or words.dtype != np.uint32 or words.ndim != 1 or not words.size:
+        got = f"{words.dtype} of shape {words.shape}" if isinstance(words, np.ndarray) else f"a {type(words).__name__}"
+        raise ValueError(f"{argument}: got {got}, wanted uint32, (n,), not empty")
+
+
+def check_bytes(argument: str, value: Any, length: int = KEY_BYTES) -> None:
+    """Raise a ``ValueError`` unless a value is so many bytes; the value is not shown."""
+    if not isinstance(value, bytes) or len(value) != length:
+        got = f"{len(value)} bytes" if isinstance(value, bytes) else f"a {type(value).__name__}"
+        raise ValueError(f"{argument}: got {got}, wanted {length} bytes")
 
 
 def context(purpose: str, number: int, *clients: int) -> bytes:
@@ -90,11 +105,35 @@ def derive(secret: bytes, info: bytes) -> bytes:
     return derived
 
 
+class Keystream:
+    """The keystream of ChaCha20 under a key of 32 bytes, which serves one stream only: the nonce is zero.
+
+    Args:
+        key: 32 bytes, used for this stream alone.
+
+    Raises:
+        ValueError: The key is none.
+
+    Chapter: secure-aggregation. Source: RFC 8439.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        ciphers = library("cryptography.hazmat.primitives.ciphers")
+        check_bytes("key", key)
+        self._cipher: Any = ciphers.Cipher(ciphers.algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        raise TypeError(f"a {type(self).__name__} is written to no file: it holds a secret")
+
+    def take(self, length: int) -> bytes:
+        """Return the next ``length`` bytes."""
+        taken: bytes = self._cipher.update(bytes(length))
+        return taken
+
+
 def keystream(key: bytes, length: int) -> Words:
-    """Return the first ``length`` words, little-endian, of the ChaCha20 keystream under a key that is used once."""
-    ciphers = library("cryptography.hazmat.primitives.ciphers")
-    cipher = ciphers.Cipher(ciphers.algorithms.ChaCha20(key, bytes(16)), mode=None)
-    return np.frombuffer(cipher.encryptor().update(bytes(4 * length)), dtype="<u4").astype(np.uint32, copy=False)
+    """Return the first ``length`` words, little-endian, of the :class:`Keystream` under a key that is used once."""
+    return np.frombuffer(Keystream(key).take(4 * length), dtype="<u4").astype(np.uint32, copy=False)
 
 
 def seal(key: bytes, content: bytes, bound: bytes) -> bytes:

@@ -7,18 +7,18 @@ whatever passes from one to another does so as bytes, which are counted.
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from gilearn.defenses.aggregation.fixed_point import check_alike, decode, encode
+from gilearn.defenses.aggregation.fixed_point import MOST_SCALE_BITS, decode, encode
 from gilearn.defenses.aggregation.messages import Message, Unmasking
 from gilearn.defenses.aggregation.parties import STAGES, Client, Server
-from gilearn.defenses.aggregation.primitives import Words, signing_pair
+from gilearn.defenses.aggregation.primitives import Words, check_words, signing_pair
+from gilearn.defenses.aggregation.tally import Tally
 from gilearn.federated import Aggregated, Aggregation, Cost, Gradients
+from gilearn.federated.aggregation import check_contributions
 from gilearn.federated.checks import check_name, check_whole
 
 _Sent = TypeVar("_Sent", bound=Message)
@@ -58,17 +58,21 @@ class SecureAggregation(Aggregation):
         if self.threshold is not None:
             check_whole("threshold", self.threshold)
         check_whole("scale_bits", self.scale_bits)
+        if self.scale_bits > MOST_SCALE_BITS:
+            raise ValueError(f"scale_bits: got {self.scale_bits}, wanted {MOST_SCALE_BITS} at most")
         if not isinstance(self.dropouts, Mapping):
             raise ValueError(f"dropouts: got {self.dropouts!r}, wanted stages with their clients: {{'keys': (0,)}}")
         for stage, clients in self.dropouts.items():
             check_name("dropouts", stage, STAGES)
+            if isinstance(clients, (str, bytes)) or not isinstance(clients, Iterable):
+                raise ValueError(f"dropouts[{stage!r}]: got {clients!r}, wanted clients by position: (0, 3)")
             for client in clients:
                 check_whole(f"dropouts[{stage!r}]", client, 0)
         object.__setattr__(self, "dropouts", {stage: tuple(clients) for stage, clients in self.dropouts.items()})
 
     def aggregate(self, shared: Mapping[int, Gradients], counts: Mapping[int, int], *, number: int) -> Aggregated:
         """Return the weighted mean over those whose masked inputs arrived, in fixed point."""
-        check_alike(list(shared.values()))
+        counts = check_contributions(shared, counts)
         wire = Wire()
         with wire.timed("clients"):
             options = {"clients": len(shared), "scale_bits": self.scale_bits}
@@ -87,7 +91,20 @@ class SecureAggregation(Aggregation):
             inputs: Of every client, by position, as many words each.
             number: Number of the round.
             wire: What the messages go over, which counts them.
+
+        Raises:
+            ValueError: There are no inputs, one is no row of words, they are not of the same length, or as said of the
+                class.
         """
+        if not isinstance(inputs, Mapping) or not inputs:
+            raise ValueError(f"inputs: got a {type(inputs).__name__}, wanted the words of each client, one at least")
+        for client, words in inputs.items():
+            check_whole("inputs: a client's position", client, 0)
+            check_words(f"inputs[{client}]", words)
+        if len({len(words) for words in inputs.values()}) > 1:
+            raise ValueError(
+                f"inputs: got {[len(own) for own in inputs.values()]} words, wanted as many of each client"
+            )
         wire = Wire() if wire is None else wire
         everybody = sorted(inputs)
         threshold = 2 * len(everybody) // 3 + 1 if self.threshold is None else self.threshold
@@ -158,32 +175,24 @@ class Wire:
     """
 
     def __init__(self) -> None:
-        self._up: Counter[int] = Counter()
-        self._down: Counter[int] = Counter()
-        self._kinds: Counter[str] = Counter()
-        self._seconds: dict[str, float] = {"clients": 0.0, "server": 0.0}
+        self._tally = Tally()
 
     def up(self, client: int, message: _Sent) -> _Sent:
         """Carry a message from a client to the server."""
-        return self._carry(self._up, client, message)
+        data = message.to_bytes()
+        self._tally.sent(client, type(message).__name__, len(data))
+        return type(message).from_bytes(data)
 
     def down(self, client: int, message: _Sent) -> _Sent:
         """Carry a message from the server to a client."""
-        return self._carry(self._down, client, message)
+        data = message.to_bytes()
+        self._tally.received(type(message).__name__, len(data), [client])
+        return type(message).from_bytes(data)
 
-    @contextmanager
-    def timed(self, party: str) -> Iterator[None]:
+    def timed(self, party: str) -> AbstractContextManager[None]:
         """Count the seconds of what is inside."""
-        began = time.process_time()
-        yield
-        self._seconds[party] += time.process_time() - began
+        return self._tally.timed(party)
 
     def cost(self) -> Cost:
         """Return what went over it so far."""
-        return Cost(up=self._up, down=self._down, messages=self._kinds, seconds=self._seconds)
-
-    def _carry(self, count: Counter[int], client: int, message: _Sent) -> _Sent:
-        data = message.to_bytes()
-        count[client] += len(data)
-        self._kinds[type(message).__name__] += len(data)
-        return type(message).from_bytes(data)
+        return self._tally.cost()

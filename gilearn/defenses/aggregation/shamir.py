@@ -10,6 +10,7 @@ import functools
 import secrets
 from collections.abc import Iterable, Mapping
 
+from gilearn.defenses.aggregation.primitives import check_bytes
 from gilearn.federated.checks import check_whole
 
 PRIME = 2**256 + 297
@@ -25,7 +26,7 @@ def split(secret: bytes, threshold: int, points: Iterable[int]) -> dict[int, byt
     Args:
         secret: 32 bytes.
         threshold: Number of shares that give it back, from 1 to the number of points.
-        points: Where the shares are, from 1, all different.
+        points: Where the shares are, from 1 to below the prime, all different.
 
     Returns:
         A share of 33 bytes at every point.
@@ -36,13 +37,11 @@ def split(secret: bytes, threshold: int, points: Iterable[int]) -> dict[int, byt
     Chapter: secure-aggregation. Source: shamir1979; bonawitz2017, section 3.
     """
     points = list(points)
-    for point in points:
-        check_whole("points", point)
+    _check_points("points", points)
     check_whole("threshold", threshold)
     if len(set(points)) < len(points) or threshold > len(points):
         raise ValueError(f"points: got {points}, wanted at least {threshold} different ones, the threshold")
-    if len(secret) != SECRET_BYTES:
-        raise ValueError(f"secret: got {len(secret)} bytes, wanted {SECRET_BYTES}")
+    check_bytes("secret", secret, SECRET_BYTES)
     coefficients = [int.from_bytes(secret, "big"), *(secrets.randbelow(PRIME) for _ in range(threshold - 1))]
     return {point: _value(coefficients, point).to_bytes(SHARE_BYTES, "big") for point in points}
 
@@ -58,15 +57,25 @@ def join(shares: Mapping[int, bytes], threshold: int) -> bytes:
         ValueError: There are too few shares, a share is no element of the field, or they are not shares of 32 bytes.
     """
     check_whole("threshold", threshold)
+    _check_points("shares", shares)
     if len(shares) < threshold:
         raise ValueError(f"shares: got {len(shares)}, wanted at least {threshold}, the threshold")
-    taken = {point: int.from_bytes(share, "big") for point, share in list(shares.items())[:threshold]}
-    if any(len(share) != SHARE_BYTES for share in shares.values()) or max(taken.values()) >= PRIME:
+    whole = all(isinstance(share, bytes) and len(share) == SHARE_BYTES for share in shares.values())
+    taken = {k: int.from_bytes(share, "big") for k, share in list(shares.items())[:threshold]} if whole else {}
+    if not whole or max(taken.values()) >= PRIME:
         raise ValueError(f"shares: got one that is no element of the field, wanted {SHARE_BYTES} bytes below the prime")
     secret = sum(value * weight for value, weight in zip(taken.values(), _weights(tuple(taken)), strict=True)) % PRIME
     if secret >= 2 ** (8 * SECRET_BYTES):
         raise ValueError("shares: got shares of no secret of 32 bytes, wanted those that one call of split returned")
     return secret.to_bytes(SECRET_BYTES, "big")
+
+
+def _check_points(argument: str, points: Iterable[int]) -> None:
+    """Refuse what is no point: at 0, and so at multiples of the prime, is the secret itself."""
+    for point in points:
+        check_whole(argument, point)
+        if point >= PRIME:
+            raise ValueError(f"{argument}: got a point from the prime on, wanted 1 to below it")
 
 
 def _value(coefficients: list[int], point: int) -> int:

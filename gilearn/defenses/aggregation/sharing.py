@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, cast
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gilearn.defenses._extra import library
+from gilearn.defenses.aggregation.primitives import Keystream, check_bytes
 from gilearn.federated.checks import check_whole
 from gilearn.values import Value
 
@@ -57,6 +58,8 @@ class FixedPoint(Value):
         check_whole("terms", terms)
         if not isinstance(cast(object, values), Tensor):
             raise ValueError(f"values: got a {type(values).__name__}, wanted a tensor of numbers")
+        if values.layout != torch.strided or values.is_meta or values.is_complex() or values.dtype == torch.bool:
+            raise ValueError(f"values: got {values.dtype}, {values.layout}, wanted a dense tensor of real numbers")
         numbers = values.detach().cpu().double()
         if not torch.isfinite(numbers).all():
             raise ValueError("values: got NaN or infinite ones, wanted finite numbers")
@@ -67,7 +70,12 @@ class FixedPoint(Value):
         return (numbers * 2.0**self.bits).round().numpy().astype(np.int64).view(np.uint64)
 
     def decode(self, numbers: Ring) -> Tensor:
-        """Return the real numbers, float64, in the shape of those of the ring."""
+        """Return the real numbers, float64, in the shape of those of the ring.
+
+        Raises:
+            ValueError: These are no numbers of the ring.
+        """
+        _check_ring("numbers", numbers)
         return torch.from_numpy(np.ascontiguousarray(numbers).view(np.int64).astype(np.float64) / 2.0**self.bits)
 
 
@@ -97,12 +105,12 @@ class Share(Value):
         check_whole("size", self.size)
         if (self.numbers is None) == (self.seed is None):
             raise ValueError("numbers: got both numbers and a seed, or neither, wanted one of the two")
-        if self.seed is not None and (not isinstance(cast(object, self.seed), bytes) or len(self.seed) != 32):
-            raise ValueError("seed: got something else, wanted 32 bytes")
+        if self.seed is not None:
+            check_bytes("seed", self.seed)
         if self.numbers is not None:
-            given = np.asarray(self.numbers)
-            if given.dtype != np.uint64 or given.shape != (self.size,):
-                raise ValueError(f"numbers: got {given.dtype} of shape {given.shape}, wanted uint64 of ({self.size},)")
+            _check_ring("numbers", self.numbers)
+            if self.numbers.shape != (self.size,):
+                raise ValueError(f"numbers: got uint64 of shape {self.numbers.shape}, wanted uint64 of ({self.size},)")
 
     @property
     def bytes(self) -> int:
@@ -117,21 +125,17 @@ class Share(Value):
         return self.numbers
 
 
-class Stream:
+class Stream(Keystream):
     """Uniform numbers of the ring from a key of 32 bytes: the keystream of ChaCha20, eight bytes a number.
 
-    A key serves one stream only: the nonce is zero.
+    A key serves one stream only.
 
     Chapter: multi-party-computation. Source: RFC 8439.
     """
 
-    def __init__(self, key: bytes) -> None:
-        ciphers = library("cryptography.hazmat.primitives.ciphers")
-        self._cipher: Any = ciphers.Cipher(ciphers.algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
-
     def numbers(self, size: int) -> Ring:
         """Return the next ``size`` numbers."""
-        return np.frombuffer(self._cipher.update(bytes(8 * size)), dtype="<u8").astype(np.uint64, copy=False)
+        return np.frombuffer(self.take(8 * size), dtype="<u8").astype(np.uint64, copy=False)
 
 
 def split(numbers: Ring, *, servers: int = 2, seeds: bool = True) -> tuple[Share, ...]:
@@ -153,11 +157,11 @@ def split(numbers: Ring, *, servers: int = 2, seeds: bool = True) -> tuple[Share
 
     Chapter: multi-party-computation. Source: lia2020.
     """
-    given = np.asarray(numbers)
-    if given.dtype != np.uint64 or given.size == 0:
-        raise ValueError(f"numbers: got {given.dtype} of shape {given.shape}, wanted uint64, and none of it empty")
+    _check_ring("numbers", numbers)
+    if numbers.size == 0:
+        raise ValueError(f"numbers: got uint64 of shape {numbers.shape}, wanted at least one number")
     check_whole("servers", servers, 2)
-    size, last, drawn = given.size, given.reshape(-1).copy(), []
+    size, last, drawn = numbers.size, numbers.reshape(-1).copy(), []
     for server in range(servers - 1):
         if seeds:
             share = Share(server=server, size=size, seed=secrets.token_bytes(32))
@@ -183,9 +187,12 @@ def collected(messages: Mapping[int, Sequence[Share]], *, servers: int) -> Share
     Chapter: multi-party-computation.
     """
     check_whole("servers", servers, 2)
-    if not messages:
-        raise ValueError("messages: got none, wanted the shares of at least one client")
+    if not isinstance(cast(object, messages), Mapping) or not messages:
+        got = "none" if isinstance(cast(object, messages), Mapping) else f"a {type(messages).__name__}"
+        raise ValueError(f"messages: got {got}, wanted the shares of at least one client")
     for client, shares in messages.items():
+        if not isinstance(cast(object, shares), (tuple, list)) or not all(isinstance(one, Share) for one in shares):
+            raise ValueError(f"messages: got no shares of client {client}, wanted a Share for each server")
         came = sorted(share.server for share in shares)
         if came != list(range(servers)):
             wanted = f"one for each of the servers 0 to {servers - 1}"
@@ -204,10 +211,18 @@ class Shared:
     Args:
         rows: (servers, ...), uint64.
 
+    Raises:
+        ValueError: The rows are no numbers of the ring.
+
     Chapter: multi-party-computation.
     """
 
     rows: Ring = field(repr=False)
+
+    def __post_init__(self) -> None:
+        _check_ring("rows", self.rows)
+        if self.rows.ndim < 1:
+            raise ValueError("rows: got one number, wanted (servers, ...)")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -253,6 +268,22 @@ def spread(rows: Any, shape: tuple[int, ...]) -> Any:
     return np.broadcast_to(rows.reshape(len(rows), *ones, *rows.shape[1:]), (len(rows), *shape))
 
 
-def as_ring(value: Ring | int) -> Ring:
-    """Return public numbers as numbers of the ring; whole numbers may be negative."""
-    return np.asarray(value % 2**64 if isinstance(value, int) else value, dtype=np.uint64)
+def as_ring(value: Any) -> Ring:
+    """Return public numbers as numbers of the ring; whole numbers may be negative.
+
+    Raises:
+        ValueError: They are no whole numbers: the ring has no fractions.
+    """
+    if isinstance(value, Integral):
+        return np.asarray(int(value) % 2**64, dtype=np.uint64)
+    if not isinstance(value, np.ndarray) or not np.issubdtype(value.dtype, np.integer):
+        got = value.dtype if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+        raise ValueError(f"public: got {got}, wanted whole numbers: the ring has no fractions")
+    return value.astype(np.uint64, copy=False)
+
+
+def _check_ring(argument: str, numbers: object) -> None:
+    if not isinstance(numbers, np.ndarray) or numbers.dtype != np.uint64:
+        got = f"{numbers.dtype}" if isinstance(numbers, np.ndarray) else f"a {type(numbers).__name__}"
+        shape = f" of shape {numbers.shape}" if isinstance(numbers, np.ndarray) else ""
+        raise ValueError(f"{argument}: got {got}{shape}, wanted uint64")

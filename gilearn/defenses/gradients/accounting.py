@@ -11,6 +11,9 @@ import math
 import warnings
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
 from gilearn.defenses._extra import library
 from gilearn.federated.checks import check_name, check_number, check_whole
 
@@ -58,7 +61,9 @@ def gaussian_epsilon(noise_multiplier: float, *, delta: float, steps: int = 1) -
     shift = math.sqrt(steps) / noise_multiplier
     if _delta(shift, 0.0) <= delta:
         return 0.0
-    enough = shift**2 / 2 + shift * math.sqrt(2 * math.log(1 / delta))
+    enough = shift * shift / 2 + shift * math.sqrt(2 * math.log(1 / delta))
+    if math.isinf(enough):
+        return math.inf
     return float(brentq(lambda epsilon: _delta(shift, epsilon) - delta, 0.0, enough, xtol=1e-12, rtol=1e-12))
 
 
@@ -175,12 +180,17 @@ def least_misses(noise_multiplier: float, *, false_alarms: float, steps: int = 1
 
     Chapter: differential-privacy. Source: dong2022, definition 2.6.
     """
-    from scipy.special import ndtr, ndtri
-
     check_number("noise_multiplier", noise_multiplier, lambda value: 0 < value < math.inf, "a positive number")
     check_number("false_alarms", false_alarms, lambda value: 0 <= value <= 1, "0 to 1")
     check_whole("steps", steps)
-    return float(ndtr(ndtri(1 - false_alarms) - math.sqrt(steps) / noise_multiplier))
+    alarms = torch.tensor(float(false_alarms), dtype=torch.float64)
+    return float(tradeoff(alarms, math.sqrt(steps) / noise_multiplier))
+
+
+def tradeoff(false_alarms: Tensor, shift: float) -> Tensor:
+    """Return the least shares of misses against two normal distributions of variance 1 that are this far apart."""
+    misses: Tensor = torch.special.ndtr(-torch.special.ndtri(false_alarms) - shift)
+    return misses
 
 
 def _delta(shift: float, epsilon: float) -> float:

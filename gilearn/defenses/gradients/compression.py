@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from gilearn.defenses.gradients.feedback import Compression, width
+from gilearn.defenses.gradients.feedback import Compression, check_fits, check_own, width
 from gilearn.federated import Client, Defense, Gradients, Observation
-from gilearn.federated.checks import check_whole
+from gilearn.federated.checks import check_number, check_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,8 @@ class Pruning(Compression):
     counts as pruned.
 
     Args:
-        share: Of the entries that become zero, from 0 to below 1.
+        share: Of the entries that become zero, from 0 to below 1. So do others that are as large as the largest of
+            these: of signs, all.
         scope: ``"tensor"``: the same share of every tensor; ``"global"``: of all entries together.
         feedback: Add what was pruned to the next round's gradient: residual accumulation. From the second round on what
             is shared is then no entry of one gradient any more, but a sum over rounds.
@@ -37,9 +38,8 @@ class Pruning(Compression):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.share < 1:
-            raise ValueError(f"share: got {self.share}, wanted 0 to below 1")
-        if self.scope not in ("tensor", "global"):
+        check_number("share", self.share, lambda value: 0 <= value < 1, "0 to below 1")
+        if not isinstance(self.scope, str) or self.scope not in ("tensor", "global"):
             raise ValueError(f"scope: got {self.scope!r}, wanted 'tensor' or 'global'")
 
     def compressed(self, gradients: Gradients, client: Client) -> Gradients:
@@ -80,24 +80,30 @@ class Mask(Defense):
     Args:
         masks: One tensor of truth values per parameter, in its shape; ``None`` lets a tensor pass.
 
+    Raises:
+        ValueError: They are no tuple of tensors.
+
     Chapter: compression.
     """
 
     masks: tuple[Tensor | None, ...] = field(repr=False)
 
+    def __post_init__(self) -> None:
+        check_own("masks", self.masks, "tensors of truth values")
+
     def shared(self, gradients: Gradients, client: Client) -> Gradients:
         """Return the masked gradients.
 
         Raises:
-            ValueError: There are not as many masks as gradients.
+            ValueError: There are not as many masks as gradients, or one does not fit.
         """
-        if len(self.masks) != len(gradients):
-            raise ValueError(f"masks: got {len(self.masks)}, wanted one for each of {len(gradients)} gradients")
+        check_fits("masks", self.masks, gradients)
         pairs = zip(gradients, self.masks, strict=True)
         return tuple(g if g is None or mask is None else g * mask.to(g) for g, mask in pairs)
 
     def bits(self, shared: Gradients) -> int:
         """Return the bits of the values that pass: a fixed mask need not be sent."""
+        check_fits("masks", self.masks, shared)
         passing = zip(shared, self.masks, strict=True)
         return sum(width(g) * (g.numel() if m is None else int(m.sum())) for g, m in passing if g is not None)
 

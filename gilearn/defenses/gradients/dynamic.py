@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from gilearn.federated import Client, Defense, Gradients, Observation
@@ -200,8 +201,13 @@ class FedSDP(Defense):
 def layers(model: nn.Module) -> tuple[str, ...]:
     """Return the layer that every parameter of a model belongs to: the name of the module that owns it.
 
+    Raises:
+        ValueError: It is no model.
+
     Chapter: dynamic-noise.
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model: got a {type(model).__name__}, wanted a torch.nn.Module")
     return tuple(name.rpartition(".")[0] for name, _ in model.named_parameters())
 
 
@@ -215,23 +221,29 @@ def clipped_layers(gradients: Gradients, groups: Sequence[str], clip: float, *, 
         examples: The tensors have an axis of examples in front, and each example's are clipped on their own.
 
     Raises:
-        ValueError: There are not as many layers' names as tensors.
+        ValueError: There are not as many layers' names as tensors, or the bound is not positive.
 
     Chapter: dynamic-noise. Source: wei2021; abadi2016, algorithm 1, for the clipping.
     """
     if len(groups) != len(gradients):
         raise ValueError(f"gradients: got {len(gradients)} tensors, wanted {len(groups)}, one per parameter")
+    check_number("clip", clip, lambda value: 0 < value < math.inf, "a positive number")
     given = [g if g is None or examples else g[None] for g in gradients]
     squares: dict[str, Tensor] = {}
     for group, g in zip(groups, given, strict=True):
         if g is not None:
             squares[group] = squares.get(group, 0.0) + g.flatten(1).square().sum(dim=1)
-    factors = {group: clip / square.sqrt().clamp_min(clip) for group, square in squares.items()}
+    factors = {group: clip / _root(square).clamp_min(clip) for group, square in squares.items()}
     clipped = [
         None if g is None else g * factors[group].view(-1, *[1] * (g.ndim - 1))
         for group, g in zip(groups, given, strict=True)
     ]
     return tuple(g if g is None or examples else g[0] for g in clipped)
+
+
+def _root(squares: Tensor) -> Tensor:
+    """Return the root of squares; its slope at zero is zero and not infinite, so that a search goes through."""
+    return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
 
 
 def _check_clip_and_noise(clip: object, multiplier: object, *kinds: type) -> None:

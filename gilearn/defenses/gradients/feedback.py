@@ -51,18 +51,45 @@ def per_entry(defense: Defense, shared: Gradients) -> float:
     """Return the bits of an upload over its number of entries: the unit in which compressors are compared.
 
     Args:
-        defense: What the client does.
+        defense: What the client does; a :class:`gilearn.federated.Defense`.
         shared: What a server decodes, one tensor per parameter, at least one.
 
     Raises:
-        ValueError: Nothing is shared.
+        ValueError: The defense is none, or nothing is shared.
 
     Chapter: compression.
     """
+    if not isinstance(defense, Defense):
+        raise ValueError(f"defense: got a {type(defense).__name__}, wanted a gilearn.federated.Defense")
+    if not isinstance(shared, tuple | list) or not all(g is None or isinstance(g, Tensor) for g in shared):
+        raise ValueError(f"shared: got {shared!r}, wanted tensors, one per parameter, or None")
     entries = sum(g.numel() for g in shared if g is not None)
     if not entries:
         raise ValueError("shared: got no tensors, wanted at least one")
     return defense.bits(shared) / entries
+
+
+def check_own(argument: str, own: object, wanted: str) -> None:
+    """Raise a ``ValueError`` unless these are tensors, or ``None``, in a tuple: one per parameter."""
+    if not isinstance(own, tuple) or not all(one is None or isinstance(one, Tensor) for one in own):
+        raise ValueError(f"{argument}: got {own!r}, wanted a tuple of {wanted}, or None")
+
+
+def check_fits(argument: str, own: Gradients, gradients: Gradients, *, axes: int | None = None) -> None:
+    """Raise a ``ValueError`` unless there is one, or ``None``, for each of the gradients, of its shape.
+
+    Args:
+        argument: Their name.
+        own: What there is.
+        gradients: What it is for.
+        axes: Only so many axes, from the first, have to agree.
+    """
+    if len(own) != len(gradients):
+        raise ValueError(f"{argument}: got {len(own)}, wanted one for each of {len(gradients)} gradients")
+    for one, g in zip(own, gradients, strict=True):
+        if one is not None and g is not None and one.shape[:axes] != g.shape[:axes]:
+            wanted = f"one that fits a gradient of shape {tuple(g.shape)}"
+            raise ValueError(f"{argument}: got one of shape {tuple(one.shape)}, wanted {wanted}")
 
 
 def width(tensor: Tensor) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def grouped(histograms: Tensor, groups: int) -> tuple[tuple[int, ...], ...]:
     Chapter: differential-privacy. Source: yang2021, reduced: its order of dealing is not known to us.
     """
     counts = _checked(histograms)
-    if type(groups) is bool or not isinstance(groups, int) or not 1 <= groups <= len(counts):
+    if not _whole(groups) or not 1 <= groups <= len(counts):
         raise ValueError(
             f"groups: got {groups!r}, wanted a whole number from 1 to the number of clients, {len(counts)}"
         )
@@ -58,7 +59,11 @@ def divergence(histograms: Tensor, members: tuple[tuple[int, ...], ...]) -> floa
     Chapter: differential-privacy. Source: yang2021.
     """
     counts = _checked(histograms)
+    if not isinstance(members, tuple | list):
+        raise ValueError(f"members: got {members!r}, wanted of every group the clients' positions")
     for own in members:
+        if not isinstance(own, tuple | list) or not all(_whole(one) for one in own):
+            raise ValueError(f"members: got the group {own!r}, wanted a tuple of whole numbers")
         if not own or min(own) < 0 or max(own) >= len(counts):
             raise ValueError(
                 f"members: got the group {own}, wanted positions from 0 to {len(counts) - 1}, at least one"
@@ -66,6 +71,10 @@ def divergence(histograms: Tensor, members: tuple[tuple[int, ...], ...]) -> floa
     if not members:
         raise ValueError("members: got no group, wanted at least one")
     return float(np.mean([_divergence(counts[list(own)].sum(0), counts.sum(0)) for own in members]))
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _divergence(counts: np.ndarray[Any, Any], everyone: np.ndarray[Any, Any]) -> float:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from gilearn.defenses.gradients.accounting import classical_constant, gaussian_epsilon, gaussian_std
-from gilearn.defenses.gradients.privacy import chosen_parameters, vector_norm
+from gilearn.defenses.gradients.perturbation import clipped
+from gilearn.defenses.gradients.privacy import chosen_parameters
 from gilearn.federated import Client, Defense, Gradients, Observation
 from gilearn.federated.checks import check_name, check_number, check_whole
 from gilearn.linear import float64
@@ -216,11 +217,8 @@ class NbAFL(Defense):
         """Return the global weights less the client's, clipped and with noise."""
         before = [parameter.detach() for parameter in client.model.parameters()]
         after = tuple(None if g is None else w - g for w, g in zip(before, gradients, strict=True))
-        factor = self.clip / vector_norm(after).clamp_min(self.clip)
-        std = self.uplink
-        return tuple(
-            None if a is None else w - (factor * a + std * client.draw(a)) for w, a in zip(before, after, strict=True)
-        )
+        short, std = clipped(after, self.clip), self.uplink
+        return tuple(None if a is None else w - (a + std * client.draw(a)) for w, a in zip(before, short, strict=True))
 
     def public(self, seen: Observation) -> Defense:
         """Return itself: the distribution of its noise is public, and an imagined client draws its mean, zero."""
@@ -232,8 +230,14 @@ class NbAFL(Defense):
 
         Args:
             model: After a round; it is not changed.
-            seed: Seeds the noise.
+            seed: Seeds the noise, from 0.
+
+        Raises:
+            ValueError: The model is none, or the seed no whole number.
         """
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model: got a {type(model).__name__}, wanted a torch.nn.Module")
+        check_whole("seed", seed, 0)
         model, std, generator = copy.deepcopy(model), self.downlink, torch.Generator().manual_seed(seed)
         for parameter in model.parameters():
             drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)

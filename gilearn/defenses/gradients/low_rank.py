@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from gilearn.defenses.gradients.feedback import Compression, width
+from gilearn.defenses.gradients.feedback import Compression, check_fits, check_own, width
 from gilearn.federated import Client, Defense, Gradients, Observation
 from gilearn.federated.checks import check_whole
 
@@ -89,19 +89,27 @@ class Projection(Defense):
     Args:
         bases: One matrix (rows, rank) with orthonormal columns per parameter; ``None`` lets a tensor pass.
 
+    Raises:
+        ValueError: They are no tuple of matrices.
+
     Chapter: compression.
     """
 
     bases: tuple[Tensor | None, ...] = field(repr=False)
 
+    def __post_init__(self) -> None:
+        check_own("bases", self.bases, "matrices")
+        for basis in self.bases:
+            if basis is not None and basis.ndim != 2:
+                raise ValueError(f"bases: got one of shape {tuple(basis.shape)}, wanted matrices (rows, rank)")
+
     def shared(self, gradients: Gradients, client: Client) -> Gradients:
         """Return the projected gradients.
 
         Raises:
-            ValueError: There are not as many bases as gradients.
+            ValueError: There are not as many bases as gradients, or one does not fit.
         """
-        if len(self.bases) != len(gradients):
-            raise ValueError(f"bases: got {len(self.bases)}, wanted one for each of {len(gradients)} gradients")
+        check_fits("bases", self.bases, gradients, axes=1)
         pairs = zip(gradients, self.bases, strict=True)
         return tuple(g if g is None or basis is None else _projected(g, basis.to(g)) for g, basis in pairs)
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gilearn.federated import Client, Defense, Gradients, Observation
+from gilearn.federated.checks import check_number, check_whole
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Noise(Defense):
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not value >= 0:
-                raise ValueError(f"{name}: got {value}, wanted 0 or more")
+            check_number(name, value, lambda value: 0 <= value < math.inf, "0 or more")
 
     def public(self, seen: Observation) -> Defense:
         """Return this noise: its distribution is public, and an imagined client draws its mean, zero."""
@@ -71,8 +72,7 @@ class _Clipping(Defense):
     norm: float
 
     def __post_init__(self) -> None:
-        if not self.norm > 0:
-            raise ValueError(f"norm: got {self.norm}, wanted a positive number")
+        check_number("norm", self.norm, lambda value: 0 < value < math.inf, "a positive number")
 
     def public(self, seen: Observation) -> Defense:
         """Return this clipping: it draws nothing, and everybody can do it."""
@@ -91,9 +91,7 @@ class BatchClipping(_Clipping):
 
     def shared(self, gradients: Gradients, client: Client) -> Gradients:
         """Return the clipped gradients."""
-        norms = torch.stack([torch.linalg.vector_norm(g) for g in gradients if g is not None])
-        factor = self.norm / norms.norm().clamp_min(self.norm)
-        return tuple(None if g is None else g * factor for g in gradients)
+        return clipped(gradients, self.norm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,9 +106,7 @@ class ExampleClipping(_Clipping):
 
     def examples(self, gradients: Gradients, client: Client) -> Gradients:
         """Return the clipped per-example gradients, each (batch, ...)."""
-        norms = torch.stack([g.reshape(len(g), -1).norm(dim=1) for g in gradients if g is not None]).norm(dim=0)
-        factors = self.norm / norms.clamp_min(self.norm)
-        return tuple(None if g is None else g * factors.view(-1, *[1] * (g.ndim - 1)) for g in gradients)
+        return clipped(gradients, self.norm, examples=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +131,9 @@ class FakeGradients(Defense):
     candidates: int = 10
 
     def __post_init__(self) -> None:
-        if self.std is not None and not self.std > 0:
-            raise ValueError(f"std: got {self.std}, wanted a positive number, or None")
-        if self.candidates < 1:
-            raise ValueError(f"candidates: got {self.candidates}, wanted at least 1")
+        if self.std is not None:
+            check_number("std", self.std, lambda value: 0 < value < math.inf, "a positive number, or None")
+        check_whole("candidates", self.candidates)
 
     def shared(self, gradients: Gradients, client: Client) -> Gradients:
         """Return the fakes."""
@@ -150,3 +145,37 @@ class FakeGradients(Defense):
         draws = [std * client.draw(entries).sort().values for _ in range(self.candidates)]
         nearest = min(draws, key=lambda draw: float((draw - entries).square().sum()))
         return torch.empty_like(entries).scatter_(0, order, nearest).view_as(gradient)
+
+
+def clipped(gradients: Gradients, norm: float, *, examples: bool = False) -> Gradients:
+    """Return gradients that are shortened to a norm where they are longer: divided by max(1, their norm / the bound).
+
+    Args:
+        gradients: One tensor per parameter; ``None`` is passed on.
+        norm: The bound, positive.
+        examples: The tensors have an axis of examples in front, and each example's are shortened on their own.
+
+    Chapter: differential-privacy. Source: abadi2016, algorithm 1.
+    """
+    factor = norm / vector_norm(gradients, examples=examples).clamp_min(norm)
+    return tuple(
+        None if g is None else g * (factor.view(-1, *[1] * (g.ndim - 1)) if examples else factor) for g in gradients
+    )
+
+
+def vector_norm(tensors: Gradients, *, examples: bool = False) -> Tensor:
+    """Return the norm of all entries of all tensors together, a scalar; of ``examples`` each one's, (batch,).
+
+    Where it is zero its derivative is zero too, so that a search goes through.
+
+    Raises:
+        ValueError: There is no tensor.
+    """
+    given = [g for g in tensors if g is not None]
+    if not given:
+        raise ValueError("gradients: got no tensors, wanted at least one")
+    if examples:
+        each: Tensor = torch.linalg.vector_norm(torch.stack([g.reshape(len(g), -1).norm(dim=1) for g in given]), dim=0)
+        return each
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in given]))
+    return norm

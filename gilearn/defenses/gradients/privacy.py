@@ -6,11 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from gilearn.defenses.gradients.accounting import gaussian_epsilon, sampled_epsilon
-from gilearn.defenses.gradients.perturbation import ExampleClipping, GaussianNoise
+from gilearn.defenses.gradients.accounting import ACCOUNTANTS, gaussian_epsilon, sampled_epsilon
+from gilearn.defenses.gradients.perturbation import GaussianNoise, clipped
 from gilearn.federated import Client, Composition, Defense, Gradients, Observation
 from gilearn.federated.checks import check_name, check_names, check_number
 
@@ -42,9 +41,9 @@ class DPSGD(Defense):
 
     def examples(self, gradients: Gradients, client: Client) -> Gradients:
         """Return the clipped per-example gradients, each with the mean's share of the noise."""
-        clipped = ExampleClipping(norm=self.clip).examples(gradients, client)
+        short = clipped(gradients, self.clip, examples=True)
         std = self.noise_multiplier * self.clip
-        return tuple(None if g is None else g + std / len(g) * client.draw(g[0]) for g in clipped)
+        return tuple(None if g is None else g + std / len(g) * client.draw(g[0]) for g in short)
 
     def public(self, seen: Observation) -> Defense:
         """Return the clipping and, of a single step, the noise: an imagined client draws its mean, zero."""
@@ -91,6 +90,7 @@ class DPSGD(Defense):
         if not self.noise_multiplier:
             raise ValueError("noise_multiplier: got 0, wanted noise: clipping alone has no epsilon")
         check_number("sample_rate", sample_rate, lambda value: 0 < value <= 1, "above 0, at most 1")
+        check_name("accountant", accountant, ACCOUNTANTS)
         if sample_rate == 1:
             return gaussian_epsilon(self.noise_multiplier, delta=delta, steps=steps)
         return sampled_epsilon(
@@ -159,14 +159,6 @@ def chosen_parameters(model: nn.Module, names: tuple[str, ...]) -> list[bool]:
     known = [name for name, _ in model.named_parameters()]
     check_names("parameters", names, known)
     return [not names or name in names for name in known]
-
-
-def vector_norm(tensors: Gradients) -> Tensor:
-    """Return the norm of all entries of all tensors together, a scalar."""
-    norm: Tensor = torch.linalg.vector_norm(
-        torch.stack([torch.linalg.vector_norm(t) for t in tensors if t is not None])
-    )
-    return norm
 
 
 def _check_parameters(names: object) -> None:

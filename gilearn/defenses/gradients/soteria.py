@@ -128,10 +128,16 @@ def representation(model: nn.Module, inputs: Tensor, layer: str | None = None) -
         layer: The layer's name; ``None`` for the last ``nn.Linear`` that is used.
 
     Raises:
-        ValueError: There is no such layer, it is not used, or its input is not (batch, features).
+        ValueError: There is no such layer, it is not used, its input is not (batch, features), or model or inputs are
+            none.
 
     Chapter: soteria.
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model: got a {type(model).__name__}, wanted a torch.nn.Module")
+    if not isinstance(inputs, Tensor) or inputs.ndim < 2:
+        came = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise ValueError(f"inputs: got {came}, wanted a tensor (batch, ...)")
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     if layer is not None and layer not in linear:
         raise ValueError(f"layer: got {layer!r}, wanted one of the model's nn.Linear: {', '.join(linear) or 'none'}")

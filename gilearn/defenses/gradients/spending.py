@@ -68,7 +68,9 @@ def history(
             supposes Poisson sampling, for which ``neighbours`` have to differ by an example that is there or not. It
             says nothing about batches in a fixed order, in which an example is certain to come.
         changed: Of the batch's examples, in how many neighbouring data differ: ``batch_size`` for all of a client's.
-        neighbours: Data in which an example is replaced by another, or by nothing; then half of it moves.
+        neighbours: Data in which an example is replaced by another, or by nothing, a gradient of zero; then half of it
+            moves. The noise of the place is supposed to stay: a client that has one example fewer in a step also adds
+            one noise fewer, by which the batch's size shows; and B is that of the step, where sampling varies it.
 
     Returns:
         Rows as :data:`History` has them, equal neighbours joined.
@@ -117,9 +119,12 @@ def epsilon(spent: Sequence[tuple[float, float, int]], *, delta: float) -> float
     Chapter: dynamic-noise. Component: ``opacus.accountants.RDPAccountant``.
     """
     check_number("delta", delta, lambda value: 0 < value < 1, "above 0, below 1")
-    rows = list(spent)
+    rows = list(spent) if isinstance(spent, Sequence) else [spent]
+    for row in rows:
+        if not isinstance(row, tuple | list) or len(row) != 3:
+            raise ValueError(f"spent: got {row!r}, wanted rows of multiplier, rate and steps, as history returns them")
     for multiplier, rate, steps in rows:
-        check_number("spent", multiplier, lambda value: value >= 0, "multipliers of 0 or more")
+        check_number("spent", multiplier, lambda value: 0 <= value < math.inf, "multipliers of 0 or more")
         check_number("spent", rate, lambda value: 0 < value <= 1, "rates above 0, at most 1")
         check_whole("spent", steps)
     if any(multiplier == 0 for multiplier, _, _ in rows):
@@ -148,6 +153,10 @@ def at_epsilon(defense: FedCDP | FedSDP, wanted: float, *, delta: float, **optio
     from scipy.optimize import brentq
 
     check_number("wanted", wanted, lambda value: 0 < value < math.inf, "a positive number")
+    if not isinstance(defense, (FedCDP, FedSDP)):
+        raise ValueError(f"defense: got {defense!r}, wanted a FedCDP or a FedSDP")
+    if not defense.noise_multiplier:
+        raise ValueError("noise_multiplier: got 0, wanted noise: no factor makes any of none")
 
     def scaled(logarithm: float) -> FedCDP | FedSDP:
         multiplier, factor = defense.noise_multiplier, math.exp(logarithm)
@@ -158,7 +167,8 @@ def at_epsilon(defense: FedCDP | FedSDP, wanted: float, *, delta: float, **optio
         return defense.replace(noise_multiplier=factor * multiplier)
 
     def excess(logarithm: float) -> float:
-        return math.log(epsilon(history(scaled(logarithm), **options), delta=delta) / wanted)  # type: ignore[arg-type]
+        spent = epsilon(history(scaled(logarithm), **options), delta=delta)  # type: ignore[arg-type]
+        return math.log(max(spent, 1e-300) / wanted)  # a large delta pays for everything: an epsilon of 0
 
     low, high = math.log(1e-3), math.log(1e3)
     if not (math.isfinite(excess(low)) and excess(low) > 0 > excess(high)):
