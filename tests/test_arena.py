@@ -218,6 +218,56 @@ def test_observe_has_to_be_a_function():
         small(clients={"sum": {"observe": "sum"}})
 
 
+def test_clients_are_mappings():
+    with pytest.raises(ValueError, match="clients.a: got a list, wanted a mapping of mode, device"):
+        small(clients={"a": ["observe"]})
+    with pytest.raises(ValueError, match="clients.a: got a int, wanted a mapping of mode, device"):
+        small(clients={"a": 5})
+
+
+def whole_round(model, x, y, **options):
+    return next(federated.fedavg(model, [(x, y)], federated.LocalSteps(steps=1, lr=1.0), num_rounds=1, **options))
+
+
+def the_batch_itself(model, x, y, **options):
+    return x, y
+
+
+@pytest.mark.parametrize(("observe", "got"), [(whole_round, "Round"), (the_batch_itself, "tuple")])
+def test_an_attack_of_one_s_own_gets_an_observation_or_nothing(observe, got):
+    """A round holds every client's observation, which is not what a server behind an aggregation has."""
+    reached = []
+
+    def attack(seen, *, seed):
+        reached.append(seen)
+
+    found = row(attacks={"a": attack}, clients={"c": {"observe": observe}})
+    assert not reached
+    assert (found.status, found.reason) == (
+        "refused", f"clients.observe: returned a {got}, wanted an Observation, or an Aggregate"
+    )  # fmt: skip
+
+
+def too_few(model, x=None, y=None, **options):
+    raise ValueError("clients: got one, wanted two")
+
+
+def of_some_class(name, model):
+    return too_few(model)
+
+
+@pytest.mark.parametrize("changes", [
+    {"clients": {"c": {"observe": too_few}}},
+    {"clients": {"c": {"observe": partial(too_few, how="sum")}}},
+    {"defenses": {"d": too_few}},
+    {"defenses": {"d": partial(of_some_class, "noise")}},
+], ids=["observe", "observe with arguments", "defense", "defense with arguments"])  # fmt: skip
+def test_functions_of_one_s_own_may_refuse_a_cell(changes):
+    """Whoever wrote the attack: here it is the package's."""
+    found = row(attacks={"iDLG": attacks.iDLG.replace(iterations=1)}, **changes)
+    assert (found.status, found.reason) == ("refused", "clients: got one, wanted two")
+
+
 def test_what_cannot_be_is_refused_with_its_reason():
     found = arena.run(
         small(
@@ -378,6 +428,14 @@ def test_what_determines_a_cell_is_in_its_digest(axis, value, other):
     digests = [one(**{axis: {name: entry}}).digest for name, entry in (("a", value), ("b", value), ("a", other))]
     assert digests[0] == digests[1]
     assert digests[0] != digests[2]
+
+
+def test_what_a_function_has_by_default_is_in_the_digest():
+    """A loop that makes functions makes them of one source."""
+    by_position = {str(std): lambda model, std=std: defenses.GaussianNoise(std=std) for std in (0.1, 0.2)}
+    by_name = {str(std): lambda model, *, std=std: defenses.GaussianNoise(std=std) for std in (0.1, 0.2)}
+    for made in (by_position, by_name):
+        assert len({cell.digest for cell in small(defenses=made, seeds=(0,)).cells()}) == 2
 
 
 def test_batch_seed_and_versions_are_in_the_digest(monkeypatch):

@@ -233,8 +233,13 @@ def test_refusals_of_aggregates(digits):
             Aggregate(**fields, **changes)
     with pytest.raises(ValueError, match="shared: the clients' tensors differ in shape, or in which are withheld"):
         weighted_mean([(None,), (torch.ones(2),)], [1, 1])
-    with pytest.raises(ValueError, match="counts: got"):
-        weighted_mean([(torch.ones(2),)], [0])
+    for counts, message in (
+        ([0], "0, wanted at least 1"),
+        ([1.5], "1.5, wanted a whole number"),
+        ([1, 1], r"\[1, 1\] for 1"),
+    ):
+        with pytest.raises(ValueError, match=f"^counts: got {message}"):
+            weighted_mean([(torch.ones(2),)], counts)
     with pytest.raises(ValueError, match="aggregation: got 'median'"):
         next(federated.fedavg(models.mlp(64), [digits], LocalSteps(steps=1, lr=1), num_rounds=1, aggregation="median"))
     for aggregation, message in (
@@ -345,6 +350,11 @@ class Returns(Aggregation):
 @pytest.mark.parametrize(("what", "message"), [
     (None, "aggregation: returned a NoneType, wanted an Aggregated"),
     (Aggregated(mean=(torch.ones(2),), clients=(0,)), "aggregation: returned 1 tensors, wanted 4, as clients contri"),
+    (Aggregated(mean=3, clients=(0,)), "aggregation: returned a mean of something else, wanted a tuple of tensors"),
+    (Aggregated(mean=(None, 1.0, None, None), clients=(0,)), "aggregation: returned a mean of something else"),
+    (Aggregated(mean=(torch.ones(3), None, None, None), clients=(0,)),
+     r"aggregation: returned a tensor of shape \(3,\), wanted \(8, 64\), as clients contribute"),
+    (Aggregated(mean=(None,) * 4, clients=0), r"aggregation: returned clients 0, wanted some of \(0,\)"),
     (Aggregated(mean=(None,) * 4, clients=()), r"aggregation: returned clients \(\), wanted some of \(0,\)"),
     (Aggregated(mean=(None,) * 4, clients=(0, 3)), r"aggregation: returned clients \(0, 3\), wanted some of"),
 ])  # fmt: skip

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -47,8 +47,8 @@ class Grid(Value):
         knowledge: Lists of names that the threat model declares, from ``federated.KNOWLEDGE``.
         clients: Options of the client by name: ``mode`` (``"inference"`` or ``"training"``; by default the network's
             own), ``device`` (``"cpu"``), and ``local``, ``loss``, ``num_classes`` of ``federated.observe``; or
-            ``observe``, a function with its arguments that is called in its place, where what an attacker sees is not
-            one client's: a round behind an aggregation, for instance.
+            ``observe``, a function with its arguments that is called in its place and returns an observation
+            too, where what an attacker sees is not one client's: the aggregate of a round, for instance.
         batches: Numbers of examples, from 1.
         seeds: Numbers from 0. The network, its pictures, the choice of the batch, the client's draws and the attack's
             take seeds that differ.
@@ -79,6 +79,9 @@ class Grid(Value):
         for name, declared in self.knowledge.items():
             check_names(f"knowledge.{name}", declared, KNOWLEDGE)
         for name, options in self.clients.items():
+            if not isinstance(cast(object, options), Mapping):
+                wanted = f"a mapping of {', '.join(_CLIENT)}"
+                raise ValueError(f"clients.{name}: got a {type(options).__name__}, wanted {wanted}")
             for option in options:
                 check_name(f"clients.{name}", option, _CLIENT)
             check_name(f"clients.{name}.mode", options.get("mode", "training"), ("inference", "training"))
@@ -173,6 +176,8 @@ def _definition(thing: Any) -> str:
         source = inspect.getsource(thing)
     if inspect.isfunction(thing):
         source += described(dict(inspect.getclosurevars(thing).nonlocals))
+        if thing.__defaults__ or thing.__kwdefaults__:  # lambda model, std=std: the source is that of every std
+            source += described((thing.__defaults__, thing.__kwdefaults__))
     return f"{name}<{hashlib.sha256(source.encode()).hexdigest()[:16]}>"
 
 

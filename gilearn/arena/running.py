@@ -191,6 +191,8 @@ def _attacked(
     own = defense(model) if isinstance(defense, functools.partial) or inspect.isroutine(defense) else defense
     declared = {"declare": tuple(knowledge), "defense": own, "seed": seed + 1_000_000}
     seen = client.get("observe", federated.observe)(model, x, y, **declared, **options)
+    if not isinstance(seen, federated.Observed):
+        raise ValueError(f"clients.observe: returned a {type(seen).__name__}, wanted an Observation, or an Aggregate")
     return attack(seen, seed=seed + 2_000_000), x, y
 
 
@@ -218,7 +220,9 @@ def _refuses(error: Exception, cell: Cell) -> bool:
     By the rule of the house that is a ``ValueError`` that names its argument; numpy's, for instance, are failures.
     """
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    own = ["gilearn", *(str(getattr(cell.parts[axis], "__module__", "")) for axis in ("attack", "defense"))]
+    parts = (cell.parts["attack"], cell.parts["defense"], cell.parts["client"].get("observe"))
+    ingredients = [part.func if isinstance(part, functools.partial) else part for part in parts]
+    own = ["gilearn", *(str(getattr(ingredient, "__module__", "")) for ingredient in ingredients)]
     raised_in, *rooms = (name.partition(".")[0] for name in (str(frame.f_globals.get("__name__")), *own))
     said = isinstance(error, NotImplementedError) or re.match(r"[\w.,'\[\] ]+: ", str(error))
     return isinstance(error, (ValueError, NotImplementedError)) and bool(said) and raised_in in rooms

@@ -216,11 +216,13 @@ def weighted_mean(shared: Sequence[Gradients], counts: Sequence[int]) -> Gradien
         One tensor per parameter, in the type and on the device of the first client's.
 
     Raises:
-        ValueError: There are no clients, or not as many counts, or the clients differ in shapes or in what they
-            withhold.
+        ValueError: There are no clients, or not as many counts, one is no whole number from 1, or the clients differ
+            in shapes or in what they withhold.
     """
-    if not shared or len(counts) != len(shared) or min(counts) < 1:
+    if not shared or len(counts) != len(shared):
         raise ValueError(f"counts: got {list(counts)} for {len(shared)} clients, wanted a positive number each")
+    for count in counts:
+        check_whole("counts", count)
     check_alike(shared)
     return tuple(_mean([gradients[k] for gradients in shared], counts) for k in range(len(shared[0])))
 

@@ -205,11 +205,17 @@ def _checked(result: Any, contributions: Mapping[int, Gradients]) -> Aggregated:
     """Return what an aggregation made of contributions, or refuse what no round can be made of."""
     if not isinstance(result, Aggregated):
         raise ValueError(f"aggregation: returned a {type(result).__name__}, wanted an Aggregated")
-    given = len(next(iter(contributions.values())))
-    if len(result.mean) != given:
-        raise ValueError(f"aggregation: returned {len(result.mean)} tensors, wanted {given}, as clients contribute")
-    if not result.clients or not set(result.clients) <= contributions.keys():
-        raise ValueError(f"aggregation: returned clients {result.clients}, wanted some of {tuple(contributions)}")
+    mean, clients, given = cast(Any, result.mean), cast(Any, result.clients), next(iter(contributions.values()))
+    if not isinstance(mean, (tuple, list)) or not all(one is None or isinstance(one, Tensor) for one in mean):
+        raise ValueError("aggregation: returned a mean of something else, wanted a tuple of tensors, or None for one")
+    if len(mean) != len(given):
+        raise ValueError(f"aggregation: returned {len(mean)} tensors, wanted {len(given)}, as clients contribute")
+    for one, own in zip(mean, given, strict=True):
+        if one is not None and own is not None and one.shape != own.shape:
+            got = f"a tensor of shape {tuple(one.shape)}"
+            raise ValueError(f"aggregation: returned {got}, wanted {tuple(own.shape)}, as clients contribute")
+    if not isinstance(clients, (tuple, list)) or not clients or not set(clients) <= contributions.keys():
+        raise ValueError(f"aggregation: returned clients {clients}, wanted some of {tuple(contributions)}")
     return result
 
 
