@@ -244,8 +244,49 @@ def test_an_attack_of_one_s_own_gets_an_observation_or_nothing(observe, got):
     found = row(attacks={"a": attack}, clients={"c": {"observe": observe}})
     assert not reached
     assert (found.status, found.reason) == (
-        "refused", f"clients.observe: returned a {got}, wanted an Observation, or an Aggregate"
-    )  # fmt: skip
+        "refused",
+        f"clients.observe: returned a {got}, wanted an Observation, Aggregate, AggregatedRounds or Several",
+    )
+
+
+def many_rounds(model, x, y, *, declare, **options):
+    clients = [(x[k : k + 1], y[k : k + 1]) for k in range(len(x))]
+    how = {"local": federated.LocalSteps(steps=1, lr=1.0), "num_rounds": 4, "server_lr": 0.0, "per_round": 2}
+    return federated.AggregatedRounds.of(
+        list(federated.fedavg(model, clients, **how, **options)), declare=declare, window=2
+    )
+
+
+def vertical(model, x, y, **options):
+    ran = federated.vertical_rounds(model, x, y, batch_size=2, num_rounds=3, **options)
+    return federated.Several(parts=tuple(ran), size=len(x))
+
+
+@pytest.mark.parametrize(
+    ("observe", "declared", "kind", "net"),
+    [
+        (many_rounds, ("participation",), federated.AggregatedRounds, partial(models.mlp, 4, (3,), 3)),
+        (vertical, ("rows",), federated.Several, partial(models.loop_net, (4,), 3, parties=2, hidden=(3,))),
+    ],
+    ids=["rounds", "vertical"],
+)
+def test_sums_of_rounds_and_pools_are_observations_too(observe, declared, kind, net):
+    reached = []
+
+    def attack(seen, *, seed):
+        reached.append(seen)
+        one = seen.parts[0]
+        inputs = torch.zeros(3, *one.input_shape)
+        return Reconstruction(inputs=inputs, labels=None, residual=1.0, seconds=0.0, attack="a", seed=seed)
+
+    named = {"observe": partial(told, observe, declared), "mode": "inference"}
+    found = row(attacks={"a": attack}, victims={"v": net}, clients={"c": named}, batches=(3,))
+    assert found.status == "done", found.reason
+    assert isinstance(reached[0], kind)
+
+
+def told(observe, declared, model, x, y, *, declare, **options):
+    return observe(model, x, y, declare=[*declare, *declared], **options)
 
 
 def too_few(model, x=None, y=None, **options):

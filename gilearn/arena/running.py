@@ -191,8 +191,9 @@ def _attacked(
     own = defense(model) if isinstance(defense, functools.partial) or inspect.isroutine(defense) else defense
     declared = {"declare": tuple(knowledge), "defense": own, "seed": seed + 1_000_000}
     seen = client.get("observe", federated.observe)(model, x, y, **declared, **options)
-    if not isinstance(seen, federated.Observed):
-        raise ValueError(f"clients.observe: returned a {type(seen).__name__}, wanted an Observation, or an Aggregate")
+    if not isinstance(seen, (federated.Observed, federated.AggregatedRounds)):
+        wanted = "an Observation, Aggregate, AggregatedRounds or Several"
+        raise ValueError(f"clients.observe: returned a {type(seen).__name__}, wanted {wanted}")
     return attack(seen, seed=seed + 2_000_000), x, y
 
 
