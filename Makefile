@@ -14,7 +14,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -p tools.slowest -n $(JOBS) --durations=10
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-package test-notebooks test-site test-lab lab notebooks replicate table-1 figures bench mutants lint lock clean
+.PHONY: help book test test-package test-notebooks test-site test-lab lab notebooks replicate table-1 table-2 figures bench mutants lint lock clean
 
 help: ## List what there is to make
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -52,6 +52,10 @@ replicate: $(INSTALLED) ## Execute the book on other data (FOLDS="1 2 3"), or in
 
 table-1: $(INSTALLED) ## Run the fifteen attacks of the survey's Table 1, and record what comes out
 	$(ONE_THREAD) $(BIN)/python -m tools.record_table_1
+
+table-2: $(INSTALLED) ## Run all attacks against all defenses of Table 2, and record what comes out and what they cost
+	$(ONE_THREAD) $(BIN)/python -m tools.record_grid
+	$(ONE_THREAD) $(BIN)/python -m tools.record_table_2
 
 figures: $(INSTALLED) ## Write figures and their numbers to _build/figures (NAME=fig:two-branches: that one)
 	$(ONE_THREAD) $(BIN)/python tools/figures.py $(NAME)

@@ -7,6 +7,7 @@ that the survey's section 3 discusses, its columns are ours. The rows are in ``s
 
 from __future__ import annotations
 
+import math
 import pkgutil
 import tomllib
 from dataclasses import asdict, dataclass
@@ -67,6 +68,8 @@ class DefenseRow:
         citation: Key in the book's bibliography.
         idea: What it does, in a line.
         chapter: Where the book treats it.
+        broken_by: Who gets past it, with the number that the book prints; or that nobody does, and what was tried.
+        broken_in: The chapter that shows it.
         implementation: Dotted name in this package; ``None`` while there is none.
         divergences: Where the survey's account needs a correction, a sentence each.
     """
@@ -77,6 +80,8 @@ class DefenseRow:
     citation: str
     idea: str
     chapter: str
+    broken_by: str
+    broken_in: str
     implementation: str | None = None
     divergences: tuple[str, ...] = ()
 
@@ -139,9 +144,72 @@ def measured() -> pd.DataFrame:
     return pd.DataFrame(data.recorded("table-1")["result"])
 
 
-def table_2() -> pd.DataFrame:
-    """Return Table 2, reconstructed, as a data frame, one row per defense. Chapter: table-2."""
-    return _frame(TABLE_2)
+def table_2(*, results: bool = False) -> pd.DataFrame:
+    """Return Table 2, reconstructed, as a data frame, one row per defense, in the order of the survey's section 3.
+
+    Args:
+        results: Join what ``make table-2`` recorded of every row at the ``strength`` that the column of this name
+            states. ``points_digits``, ``points_faces`` and ``points_colour``: accuracy lost in percentage points, each
+            with 95 % interval ``_low`` to ``_high``; ``seconds`` and ``bytes``, of the training on digits, as
+            quotients to no defense. Of both kinds of pictures of the grid, ``digits`` and ``pictures``, for example:
+            ``by_digits``, the attack of Table 1 with the largest mean PSNR; ``best_digits``, that PSNR in dB, with
+            ``best_digits_low`` to ``best_digits_high``; ``told_digits``, that of a search that knows the defense, NaN
+            where there is none; ``through_digits`` of ``ran_digits`` attacks were at least 3 dB above their guess.
+
+    Raises:
+        FileNotFoundError: ``results`` are wanted, and the package is installed without the repository, which has them.
+        ValueError: A row has no result, or there is a result of no row.
+
+    Chapter: table-2.
+    """
+    frame = _frame(TABLE_2)
+    if not results:
+        return frame
+    import pandas as pd
+
+    from gilearn import data  # which needs torch; the tables alone do not
+
+    own = pd.DataFrame([_joined(row) for row in data.recorded("table-2")["result"]]).set_index("row")
+    if sorted(own.index) != sorted(frame.index):
+        apart = sorted(set(frame.index).symmetric_difference(own.index))
+        raise ValueError(f"results: the record and Table 2 differ in {', '.join(apart)}; make table-2 records them")
+    return frame.join(own)
+
+
+def against(part: str = "alone") -> pd.DataFrame:
+    """Return what ``make table-2`` recorded of attacks against defenses: a line for every cell of the grid.
+
+    Args:
+        part: ``"alone"``, the attacks of Table 1, which do not know the defense; ``"told"``, a search that does.
+
+    Returns:
+        A frame with ``pictures``, ``"digits"`` or ``"pictures"``; ``attack``; ``row``, a name of Table 2 or ``"none"``;
+        ``cases`` that were done; ``psnr`` in dB, their mean, with 95 % interval ``low`` to ``high``, NaN of fewer than
+        two cases; how many were ``refused`` by the attack or the defense, how many ``failed``, and the ``reason``, or
+        no text; ``guess``, the mean PSNR in dB of a guess without a gradient, NaN where none is recorded.
+
+    Raises:
+        ValueError: There is no such part.
+        FileNotFoundError: The package is installed without the repository, which has the record.
+
+    Chapter: table-2.
+    """
+    import pandas as pd
+
+    from gilearn import data  # which needs torch; the tables alone do not
+    from gilearn.federated.checks import check_name
+
+    check_name("part", part, ("alone", "told"))
+    result = data.recorded("grid")["result"]
+    guesses = {(one["pictures"], one["attack"]): _mean(one["psnr"])["psnr"] for one in result["guess"]}
+    lines = []
+    for cell in (cell for cell in result["cells"] if cell["part"] == part):
+        done = [value for value, status in zip(cell["psnr"], cell["status"], strict=True) if status == "done"]
+        line = {name: cell[name] for name in ("pictures", "attack", "row")} | {"cases": len(done)} | _mean(done)
+        line |= {status: cell["status"].count(status) for status in ("refused", "failed")}
+        line |= {"reason": cell["reason"] or "", "guess": guesses.get((cell["pictures"], cell["attack"]), math.nan)}
+        lines.append(line)
+    return pd.DataFrame(lines)
 
 
 def find(name: str) -> AttackRow | DefenseRow:
@@ -166,6 +234,29 @@ def implementation(row: AttackRow | DefenseRow) -> Any:
     if row.implementation is None:
         raise NotImplementedError(f"{row.name} is not implemented yet; its chapter will be {row.chapter}")
     return pkgutil.resolve_name(row.implementation)
+
+
+def _mean(values: list[float]) -> dict[str, float]:
+    """The mean, with the interval that two values or more have."""
+    from gilearn import metrics
+
+    if len(values) < 2:
+        return {"psnr": values[0] if values else math.nan, "low": math.nan, "high": math.nan}
+    found = metrics.interval(values)
+    return {"psnr": found.estimate, "low": found.low, "high": found.high}
+
+
+def _joined(row: dict[str, Any]) -> dict[str, Any]:
+    """What Table 2 joins of a recorded row, in one level."""
+    flat = {"row": row["row"], "strength": row["strength"]}
+    for task, lost in row["points"].items():
+        flat |= {f"points_{task}": lost["estimate"]} | {f"points_{task}_{end}": lost[end] for end in ("low", "high")}
+    flat |= {"seconds": row["seconds"]["digits"], "bytes": row["megabytes"]["digits"]}
+    for kind, left in row["privacy"].items():
+        flat |= {f"best_{kind}": left["psnr"]} | {f"best_{kind}_{end}": left[end] for end in ("low", "high")}
+        flat |= {f"by_{kind}": left["attack"], f"told_{kind}": left["told"]["psnr"] if left["told"] else math.nan}
+        flat |= {f"{count}_{kind}": left[count] for count in ("through", "ran")}
+    return flat
 
 
 def _frame(rows: tuple[AttackRow, ...] | tuple[DefenseRow, ...]) -> pd.DataFrame:

@@ -138,6 +138,101 @@ def test_results_need_the_repository(tmp_path, monkeypatch):
     assert len(survey.table_1()) == 15
 
 
+@pytest.mark.parametrize("row", survey.TABLE_2, ids=lambda row: row.name)
+def test_every_defense_of_table_2_says_who_gets_past_it(row):
+    assert row.implementation
+    for chapter in (row.chapter, row.broken_in):
+        assert (ROOT / "book" / f"{chapter}.md").is_file()
+    assert re.search(r"\d", row.broken_by), "a number of the chapter"
+    assert row.broken_by[-1] not in ".;,"
+
+
+def made_up(name):
+    """Records in the form of Table 2's, with numbers that are easily told apart."""
+    if name == "table-2":
+        rows = []
+        for k, row in enumerate(survey.TABLE_2):
+            tasks = {"digits": k + 0.1, "faces": k + 0.2, "colour": k + 0.3}
+            left = {"attack": "DLG", "psnr": k + 20.0, "low": k + 19.0, "high": k + 22.0, "attack_without": 90.0}
+            digits = left | {"through": k, "ran": 30, "told": {"attack": "search", "psnr": 40.0, "low": 39, "high": 41}}
+            pictures = left | {"attack": "R-GAP", "psnr": 50.0, "through": 3, "ran": 4, "told": None}
+            points = {task: {"estimate": v, "low": v - 1, "high": v + 1} for task, v in tasks.items()}
+            costs = {"seconds": tasks, "megabytes": {task: 2 * v for task, v in tasks.items()}}
+            privacy = {"digits": digits, "pictures": pictures}
+            rows.append({"row": row.name, "strength": f"strength {k}", "points": points, **costs, "privacy": privacy})
+        return {"result": rows}
+    cells = [
+        ("alone", "digits", "DLG", "none", [10.0, 20.0, 30.0], ["done"] * 3, None),
+        ("alone", "digits", "DLG", "MixUp", [12.0, None, None], ["done", "refused", "failed"], "why"),
+        ("alone", "pictures", "DLG", "MixUp", [None, None, None], ["refused"] * 3, "no such layer"),
+        ("told", "digits", "search", "MixUp", [40.0, 40.0, 40.0], ["done"] * 3, None),
+    ]
+    names = ("part", "pictures", "attack", "row", "psnr", "status", "reason")
+    guess = [{"attack": "DLG", "pictures": "digits", "psnr": [13.0, 14.0, 15.0]}]
+    guess.append({"attack": "DLG", "pictures": "pictures", "psnr": [9.0, 9.0, 12.0]})
+    return {"result": {"cells": [dict(zip(names, c, strict=True)) | {"ran": "0"} for c in cells], "guess": guess}}
+
+
+def test_table_2_joins_what_is_recorded(monkeypatch):
+    monkeypatch.setattr(data, "recorded", made_up)
+    plain, joined = survey.table_2(), survey.table_2(results=True)
+    assert list(joined.index) == [row.name for row in survey.TABLE_2]
+    assert joined[list(plain.columns)].equals(plain)
+    row = joined.loc["DP-Pix"]  # the fourth
+    assert row.strength == "strength 3"
+    assert [row.points_digits, row.points_digits_low, row.points_digits_high] == pytest.approx([3.1, 2.1, 4.1])
+    assert [row.points_faces, row.points_colour_low, row.points_colour_high] == pytest.approx([3.2, 2.3, 4.3])
+    assert [row.seconds, row["bytes"]] == pytest.approx([3.1, 6.2])
+    assert [row.best_digits, row.best_digits_low, row.best_digits_high, row.told_digits] == [23, 22, 25, 40]
+    assert [row.best_pictures, row.best_pictures_low, row.best_pictures_high] == [50, 22, 25]
+    assert [row.by_digits, row.by_pictures] == ["DLG", "R-GAP"]
+    assert [row.through_digits, row.ran_digits, row.through_pictures, row.ran_pictures] == [3, 30, 3, 4]
+    assert row.told_pictures != row.told_pictures
+
+
+def test_results_that_are_not_of_table_2(monkeypatch):
+    rows = made_up("table-2")["result"]
+    monkeypatch.setattr(data, "recorded", lambda name: {"result": rows[1:]})
+    with pytest.raises(ValueError, match="results: the record and Table 2 differ in MixUp; make table-2 records them"):
+        survey.table_2(results=True)
+    rows[0]["row"] = "Veil"
+    monkeypatch.setattr(data, "recorded", lambda name: {"result": rows})
+    with pytest.raises(ValueError, match="the record and Table 2 differ in MixUp, Veil; make table-2 records them"):
+        survey.table_2(results=True)
+
+
+def test_the_grid_as_a_frame(monkeypatch):
+    monkeypatch.setattr(data, "recorded", made_up)
+    several, one, none = survey.against().to_dict("records")
+    assert [several["pictures"], several["attack"], several["row"]] == ["digits", "DLG", "none"]
+    assert [several["cases"], several["refused"], several["failed"], several["reason"]] == [3, 0, 0, ""]
+    half = 4.30265 * 10 / 3**0.5  # Student's t of two degrees of freedom, the deviation, the root of three
+    assert [several["psnr"], several["low"], several["high"]] == pytest.approx([20, 20 - half, 20 + half], abs=1e-3)
+    assert [one["cases"], one["psnr"], one["refused"], one["failed"], one["reason"]] == [1, 12, 1, 1, "why"]
+    assert one["low"] != one["low"]
+    assert one["high"] != one["high"]
+    assert one["guess"] == several["guess"] == pytest.approx(14)
+    assert [none["cases"], none["refused"], none["reason"], none["guess"]] == [0, 3, "no such layer", 10]
+    assert none["psnr"] != none["psnr"]
+    (told,) = survey.against("told").to_dict("records")
+    assert [told["attack"], told["psnr"], told["low"], told["high"]] == ["search", 40, 40, 40]
+    assert told["guess"] != told["guess"]
+
+
+def test_unknown_part_of_the_grid():
+    with pytest.raises(ValueError, match="part: got 'all', wanted one of alone, told"):
+        survey.against("all")
+
+
+def test_results_of_table_2_need_the_repository(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "__file__", str(tmp_path / "gilearn" / "data.py"))
+    with pytest.raises(FileNotFoundError, match="no record 'table-2'; records are in data/recorded of the repository"):
+        survey.table_2(results=True)
+    with pytest.raises(FileNotFoundError, match="no record 'grid'; records are in data/recorded of the repository"):
+        survey.against()
+    assert len(survey.table_2()) == 26
+
+
 def test_unknown_row():
     with pytest.raises(ValueError, match="name: got 'XLG', wanted one of DLG"):
         survey.find("XLG")
