@@ -9,12 +9,12 @@ learning rate that is best of three on the validation examples of one other seed
 Local iterations are the task as it is, ten or five steps a round; what they are compared with, ``none, every step
 shared``, spends as many steps in rounds of one. Soteria on colour has ten rounds of thirty, as its scores take ten
 seconds a round, and is compared with ``none, ten rounds``. The other rows are compared with ``none``. Depth and
-batches: five times the batch in a fifth of the steps, so that a round sees as many examples. Rank analysis and Fewer parameters train
-another network without a defense: two convolutions of stride 2 with tanh, the most channels of a power of two at which
-the gradient's Jacobian misses part of the input, and the most at which there are fewer parameters than input values
-(digits: three convolutions of one channel). Mixup inference trains as none does, at its rate; its clean samples are the
-validation half, which no client and no test has. InstaHide predicts by the mean answer to ten keys. The seconds of
-these two are those of training and prediction.
+batches: five times the batch in a fifth of the steps, so that a round sees as many examples. Rank analysis and Fewer
+parameters train another network without a defense: two convolutions of stride 2 with tanh, the most channels of a power
+of two at which the gradient's Jacobian misses part of the input, and the most at which there are fewer parameters than
+input values (digits: three convolutions of one channel). Mixup inference trains as none does, at its rate; its clean
+samples are the validation half, which no client and no test has. InstaHide predicts by the mean answer to ten keys. The
+seconds of these two are those of training and prediction.
 
 Paillier and BatchCrypt: the accuracy is that of the whole numbers that the server would add, without the cipher; that
 they give the same mean to the last bit is checked first. To the training's seconds is added what one round under keys
