@@ -177,8 +177,8 @@ def on(kind: str) -> dict[str, Setting]:
             changes="60 of 20,000 iterations, two of eight starts, its terms at a thousandth", **norm,
         ),
         "GradDisagg": Setting(
-            attack=functools.partial(apart, then=idlg), kind=gray,
-            victim=functools.partial(victims.perceptron, gray), changes=f"then iDLG with {short}",
+            attack=functools.partial(apart, then=idlg.replace(iterations=6)), kind=gray,
+            victim=functools.partial(victims.perceptron, gray), changes="then iDLG with 6 of 300 iterations, one start",
         ),
         "GradAttack": Setting(
             attack=preset("GradAttack", iterations=100), changes="100 of 4,800 iterations", mode="training", **norm
@@ -189,15 +189,15 @@ def on(kind: str) -> dict[str, Setting]:
         ),
         "CAFE": Setting(
             attack=attacks.CAFE.replace(
-                matching=attacks.CAFE.matching.replace(iterations=60, optimizer=falling)
+                matching=attacks.CAFE.matching.replace(iterations=45, optimizer=falling)
             ),
             victim=functools.partial(victims.loop_net, gray), kind=gray, declare=("rows",),
-            changes="60 of 20,000 iterations at a higher, falling rate",
+            changes="45 of 20,000 iterations at a higher, falling rate",
         ),
         "GIAS": Setting(
-            attack=gias.replace(search=gias.search.replace(iterations=60), refine=gias.refine.replace(iterations=60)),
+            attack=gias.replace(search=gias.search.replace(iterations=40), refine=gias.refine.replace(iterations=40)),
             victim=functools.partial(victims.convolutional, faces), kind=faces,
-            changes="60 of 1,000 and 60 of 5,000 iterations", **told,
+            changes="40 of 1,000 and 40 of 5,000 iterations", **told,
         ),
         "PPDL-AHE": Setting(
             attack=functools.partial(repeated, then=attacks.PPDL_AHE), kind=photo,
