@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import jupytext
 import pytest
 
-from gilearn import data, survey
+from gilearn import data, defenses, survey
+from gilearn.defenses import aggregation
+from tools import table_2_defenses
 from tools.record_table_1 import SETTINGS, preset
+from tools.table_2_defenses import STRENGTHS
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS = set(re.findall(r"^@\w+\{([^,]+),", (ROOT / "book" / "references.bib").read_text(), re.MULTILINE))
@@ -145,6 +149,73 @@ def test_every_defense_of_table_2_says_who_gets_past_it(row):
         assert (ROOT / "book" / f"{chapter}.md").is_file()
     assert re.search(r"\d", row.broken_by), "a number of the chapter"
     assert row.broken_by[-1] not in ".;,"
+
+
+@pytest.mark.parametrize("row", survey.TABLE_2, ids=lambda row: row.name)
+def test_every_defense_of_table_2_has_numbers(row):
+    result = survey.table_2(results=True).loc[row.name]
+    assert result.strength == STRENGTHS[row.name]
+    for task in ("digits", "faces", "colour"):
+        assert result[f"points_{task}_low"] <= result[f"points_{task}"] <= result[f"points_{task}_high"]
+    assert result.seconds > 0
+    assert result.bytes > 0
+    attacks = {attack.name for attack in survey.TABLE_1}
+    for kind in ("digits", "pictures"):
+        assert result[f"by_{kind}"] in attacks
+        assert result[f"best_{kind}_low"] <= result[f"best_{kind}"] <= result[f"best_{kind}_high"]
+        assert 0 <= result[f"through_{kind}"] <= result[f"ran_{kind}"] <= len(attacks)
+
+
+def test_the_grid_has_every_attack_against_every_defense():
+    grid = survey.against()
+    rows = {"none"} | {row.name for row in survey.TABLE_2}
+    wanted = {(k, attack.name, row) for k in ("digits", "pictures") for attack in survey.TABLE_1 for row in rows}
+    cells = list(zip(grid.pictures, grid.attack, grid.row, strict=True))
+    assert set(cells) == wanted
+    assert len(cells) == len(wanted)
+    assert (grid.cases + grid.refused == 10).all()
+    assert (grid.failed == 0).all()
+    assert (grid.reason[grid.refused > 0] != "").all()
+    assert grid.guess.notna().all()
+
+
+@pytest.mark.parametrize("part", ["alone", "told"])
+def test_intervals_of_the_grid_contain_their_means(part):
+    grid = survey.against(part)
+    assert set(grid.row) <= {"none"} | {row.name for row in survey.TABLE_2}
+    several = grid[grid.cases > 1]
+    assert (several.low <= several.psnr).all()
+    assert (several.psnr <= several.high).all()
+    assert several.psnr.between(0, 99).all()
+
+
+def test_the_record_of_the_grid_is_of_today_s_attacks():
+    """A changed attack, defense or network makes the record stale: ``make table-2`` measures it again."""
+    from tools.record_grid import digests
+
+    cells = data.recorded("grid")["result"]["cells"]
+    ran = {(cell["part"], cell["pictures"], cell["attack"], cell["row"]): cell["ran"] for cell in cells}
+    assert len(ran) == len(cells)
+    assert ran == digests()
+
+
+def test_the_chapter_has_the_defenses_of_the_record():
+    """What chapter table-2 shows live is what was recorded, at the same strength."""
+    cells = [cell.source for cell in jupytext.read(ROOT / "book" / "defenses" / "table-2.md").cells]
+    known = {"defenses": defenses, "protocols": aggregation}
+    for start in ("first = dict(", "sums = {"):
+        exec(next(source for source in cells if source.startswith(start)), known)
+    rows = {row.name for row in survey.TABLE_2}
+    assert set(known["clients"]) | set(known["sums"]) == {
+        row for row in rows if table_2_defenses.defense(row, 2) or table_2_defenses.aggregation(row)
+    }
+    for row, defense in known["clients"].items():
+        if row != "H-FL":  # a function of the network in the record, a choice of tensors in the chapter
+            assert defense == table_2_defenses.defense(row, 2), row
+    for row, protocol in known["sums"].items():
+        recorded = table_2_defenses.aggregation(row)
+        changed = {"key_bits": 1024} if hasattr(recorded, "key_bits") else {}
+        assert protocol == recorded.replace(**changed), row
 
 
 def made_up(name):
