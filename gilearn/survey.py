@@ -115,9 +115,7 @@ def table_1(*, results: bool = False) -> pd.DataFrame:
         return frame
     own = measured()
     own = own[own.part == "row"].set_index("row").drop(columns="part")
-    if sorted(own.index) != sorted(frame.index):
-        apart = sorted(set(frame.index).symmetric_difference(own.index))
-        raise ValueError(f"results: the record and Table 1 differ in {', '.join(apart)}; make table-1 records them")
+    _check_rows(own, frame, 1)
     ours = {name: f"ours_{name}" for name in ("pixels", "network", "batch", "changes")}
     return frame.join(own.rename(columns=ours))
 
@@ -170,9 +168,7 @@ def table_2(*, results: bool = False) -> pd.DataFrame:
     from gilearn import data  # which needs torch; the tables alone do not
 
     own = pd.DataFrame([_joined(row) for row in data.recorded("table-2")["result"]]).set_index("row")
-    if sorted(own.index) != sorted(frame.index):
-        apart = sorted(set(frame.index).symmetric_difference(own.index))
-        raise ValueError(f"results: the record and Table 2 differ in {', '.join(apart)}; make table-2 records them")
+    _check_rows(own, frame, 2)
     return frame.join(own)
 
 
@@ -234,6 +230,13 @@ def implementation(row: AttackRow | DefenseRow) -> Any:
     if row.implementation is None:
         raise NotImplementedError(f"{row.name} is not implemented yet; its chapter will be {row.chapter}")
     return pkgutil.resolve_name(row.implementation)
+
+
+def _check_rows(own: pd.DataFrame, frame: pd.DataFrame, number: int) -> None:
+    """Refuse a record whose rows are not those of the table of this number."""
+    if sorted(own.index) != sorted(frame.index):
+        apart = ", ".join(sorted(set(frame.index).symmetric_difference(own.index)))
+        raise ValueError(f"results: the record and Table {number} differ in {apart}; make table-{number} records them")
 
 
 def _mean(values: list[float]) -> dict[str, float]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gilearn import ranks
 from gilearn.defenses.aggregation import BatchCrypt, Paillier
+from tools import grid_victims as victims
 from tools import record_grid, record_table_2, table_2_defenses
 from tools.record_grid import clipped, single
 
@@ -97,3 +99,23 @@ def test_every_row_has_a_strength_and_something_that_runs():
     for row in record_table_2.ROWS:
         runs = table_2_defenses.defense(row, 2) is not None or table_2_defenses.aggregation(row) is not None
         assert runs == (row not in chosen), row
+
+
+@pytest.mark.parametrize("what", [lambda row: table_2_defenses.defense(row, 2), table_2_defenses.aggregation])
+def test_a_row_that_there_is_not_is_refused(what):
+    assert what("none") is None
+    with pytest.raises(ValueError, match="row: got 'Mixup', wanted 'none' or one of MixUp"):
+        what("Mixup")
+
+
+def test_the_deficient_networks_are_deficient():
+    """Fewer directions than pixels, whatever attack the network is for; of CNN6-d on photographs the second system."""
+    for name, setting in record_grid.SETTINGS["digits"].items():
+        if name == "CAFE":  # its gradients are of pools
+            continue
+        x, y = (values[:1] for values in victims.pictures(setting.kind, 0))
+        for form, build in (("deficient", setting.deficient or setting.victim), ("few", setting.victim)):
+            net = build(form, 0).double()
+            values = ranks.gradient_spectrum(net, x.double(), y)
+            assert int((values > 1e-7 * values[0]).sum()) < 64, (name, form)
+            assert (sum(p.numel() for p in net.parameters()) < 64) == (form == "few"), (name, form)

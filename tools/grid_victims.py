@@ -3,8 +3,8 @@
 Each network has three forms. ``plain`` is the attack's own. ``deficient`` has more parameters than an example has
 values, and a gradient that still leaves directions of it open. ``few`` has fewer parameters than an example has values.
 For most attacks the other two forms are the same networks of two or three narrow convolutions; a perceptron cannot
-have fewer parameters than inputs. R-GAP's deficient form is the paper's CNN6-d, whose system of the second layer is
-deficient while the gradient as a whole is not.
+have fewer parameters than inputs. R-GAP's deficient form on photographs is the paper's CNN6-d, whose system of the
+second layer is deficient while the gradient as a whole is not. On digits that system is not, and COPA's is taken.
 """
 
 from __future__ import annotations

@@ -17,12 +17,12 @@ again. PSNR is in dB, cut to 0 to 99. What the file holds is kept, case by case.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import hashlib
 import json
 import math
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -57,6 +57,7 @@ class Setting:
         declare: What the attacker is told beyond what was shared; nothing of the defense.
         mode: Of the client.
         changes: What is changed of the preset, in words.
+        deficient: Where the network of deficient rank comes from, if not from ``victim``.
     """
 
     attack: Callable[..., Any]
@@ -65,6 +66,7 @@ class Setting:
     declare: tuple[str, ...] = ()
     mode: str = "inference"
     changes: str = "-"
+    deficient: Callable[..., nn.Module] | None = field(default=None, repr=False)
 
 
 def preset(row: str, **changes: Any) -> Any:
@@ -210,6 +212,7 @@ def on(kind: str) -> dict[str, Setting]:
         "R-GAP": Setting(
             attack=preset("R-GAP", exact_rank_up_to=0), victim=functools.partial(victims.cnn6, photo), kind=photo,
             changes="ranks bounded, not measured",
+            deficient=functools.partial(victims.wanting, photo) if digits else None,
         ),
         "COPA": Setting(
             attack=preset("COPA", exact_rank_up_to=0), victim=functools.partial(victims.wanting, gray), kind=gray,
@@ -267,6 +270,7 @@ class Line:
 
     def grid(self, seed: int) -> arena.Grid:
         own, row = self.setting, self.row
+        victim = own.deficient if row == "Rank analysis" and own.deficient else own.victim
         form = {"Rank analysis": "deficient", "Fewer parameters": "few"}.get(row, "plain")
         local = LOCAL if row == "Local iterations" else None
         protects = opened(row)
@@ -286,7 +290,7 @@ class Line:
             batch = 16
         return arena.Grid(
             attacks={self.attack: own.attack},
-            victims={form: functools.partial(own.victim, form)},
+            victims={form: functools.partial(victim, form)},
             data={own.kind: functools.partial(victims.pictures, own.kind)},
             defenses={row: defense(row, 2 if own.kind == "digits" else 4 if own.kind != "faces" else 5)},
             knowledge={", ".join(own.declare) or "nothing": own.declare},
@@ -382,4 +386,6 @@ def write(cells: list[dict[str, Any]]) -> None:
 if __name__ == "__main__":
     from tools.record_grid import run as run_cases  # a partial's text names the module, not the script
 
-    run_cases(int(sys.argv[1]) if len(sys.argv) > 1 else 10)
+    arguments = argparse.ArgumentParser(description="Run every attack of Table 1 against every defense of Table 2.")
+    arguments.add_argument("cases", type=int, nargs="?", default=10, help="how many cases a cell; by default ten")
+    run_cases(arguments.parse_args().cases)

@@ -72,7 +72,11 @@ def defense(row: str, cell: int) -> Any:
     Args:
         row: A name of Table 2.
         cell: Side of a cell of pixelization.
+
+    Raises:
+        ValueError: There is no such row.
     """
+    _check(row)
     release = {"cell": cell, "m": cell**2, "epsilon": 2.0}
     found: dict[str, Any] = {
         "MixUp": defenses.MixUp(concentrations=(3.0, 1.0, 1.0, 1.0), cap=0.65),
@@ -118,7 +122,8 @@ def opened(row: str) -> Aggregation | None:
 
 
 def aggregation(row: str) -> Aggregation | None:
-    """Return what protects the sum; ``None`` for rows that protect no sum."""
+    """Return what protects the sum; ``None`` for rows that protect no sum, or an error for no row."""
+    _check(row)
     found: dict[str, Aggregation] = {
         "Secure aggregation": SecureAggregation(),
         "MPC aggregation": AdditiveSharing(),
@@ -128,3 +133,9 @@ def aggregation(row: str) -> Aggregation | None:
         "BatchCrypt": BatchCrypt(bits=8),
     }
     return found.get(row)
+
+
+def _check(row: str) -> None:
+    """Refuse what is neither a row nor a training without defense: it would run unprotected under its name."""
+    if row not in STRENGTHS and not row.startswith("none"):
+        raise ValueError(f"row: got {row!r}, wanted 'none' or one of {', '.join(STRENGTHS)}")
