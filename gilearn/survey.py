@@ -156,7 +156,7 @@ def table_2(*, results: bool = False) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: ``results`` are wanted, and the package is installed without the repository, which has them.
-        ValueError: A row has no result, or there is a result of no row.
+        ValueError: A row has no result or not all of it, or there is a result of no row.
 
     Chapter: table-2.
     """
@@ -251,6 +251,13 @@ def _mean(values: list[float]) -> dict[str, float]:
 
 def _joined(row: dict[str, Any]) -> dict[str, Any]:
     """What Table 2 joins of a recorded row, in one level."""
+    try:
+        return _flat(row)
+    except KeyError as error:
+        raise ValueError(f"results: the record of {row['row']} has no {error} yet; make table-2 goes on") from error
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
     flat = {"row": row["row"], "strength": row["strength"]}
     for task, lost in row["points"].items():
         flat |= {f"points_{task}": lost["estimate"]} | {f"points_{task}_{end}": lost[end] for end in ("low", "high")}

@@ -272,6 +272,14 @@ def test_results_that_are_not_of_table_2(monkeypatch):
         survey.table_2(results=True)
 
 
+def test_results_that_are_not_all_there_yet(monkeypatch):
+    rows = made_up("table-2")["result"]
+    del rows[2]["seconds"]["digits"]
+    monkeypatch.setattr(data, "recorded", lambda name: {"result": rows})
+    with pytest.raises(ValueError, match="results: the record of Mixup inference has no 'digits' yet; make table-2"):
+        survey.table_2(results=True)
+
+
 def test_the_grid_as_a_frame(monkeypatch):
     monkeypatch.setattr(data, "recorded", made_up)
     several, one, none = survey.against().to_dict("records")
