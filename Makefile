@@ -66,6 +66,7 @@ bench: $(INSTALLED) ## Run the benchmarks, each against its baseline
 	$(BIN)/python -m tests.benchmarks.recursion
 	$(BIN)/python -m tests.benchmarks.batching
 	$(BIN)/python -m tests.benchmarks.arena
+	$(BIN)/python -m tests.benchmarks.encryption
 
 mutants: $(INSTALLED) ## Mutate the formulas, list the mutants that no test notices; goes on where it was stopped
 	$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[mutants]'
