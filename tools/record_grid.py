@@ -5,11 +5,12 @@
 A case is a network, pictures, a start and draws with seeds of their own, the same for all defenses. ``alone``: the
 attack as Table 1 has it, with fewer iterations, and without a word of the defense: local steps are taken for one
 gradient, and the Bayesian attack supposes a little noise whatever there is. ``told``: searches that know the label and
-the defense. ``guess``: the mean of public pictures. A client has one example, and four where the defense is a sum over
-clients, mixes examples, or is the batch itself; GradDisagg sees sums over two of four clients, and CAFE a pool of ten
-examples. GIAS has faces of 25 pixels, GradDisagg, CAFE and COPA gray photographs. Of Paillier and BatchCrypt the sums
-are there without the ciphers, which do not change a bit of them. A batch that comes back as one picture is compared
-with each of its examples. With dropout the client computes in training mode.
+the defense. ``control``: one thing changed, where the chapter says why a cell is what it is. ``guess``: the mean of
+public pictures. A client has one example, and four where the defense is a sum over clients, mixes examples, or is the
+batch itself; GradDisagg sees sums over two of four clients, and CAFE a pool of ten examples. GIAS has faces of 25
+pixels, GradDisagg, CAFE and COPA gray photographs. Of Paillier and BatchCrypt the sums are there without the ciphers,
+which do not change a bit of them. A batch that comes back as one picture is compared with each of its examples. With
+dropout the client computes in training mode.
 
 ``ran`` identifies the attack, defense, network, data, knowledge and client of a row: a row that has changed is measured
 again. PSNR is in dB, cut to 0 to 99. What the file holds is kept, case by case. Seven minutes a case on two cores.
@@ -37,6 +38,7 @@ from gilearn.attacks import bayesian, labels, masks
 from gilearn.attacks.iteration.optimizers import Adam, WarmupCosine
 from gilearn.federated import Aggregation, LocalSteps, Observation
 from tools import grid_victims as victims
+from tools.record_homomorphic import InTheOpen
 from tools.recording import known, record
 from tools.table_2_defenses import defense, opened
 
@@ -44,6 +46,17 @@ NAME, COMMAND = "grid", "python -m tools.record_grid"
 FOLDER = Path(__file__).resolve().parents[1] / "_build" / "grid"
 ROWS = ("none", *(row.name for row in survey.TABLE_2))
 LOCAL = LocalSteps(steps=10, lr=0.01)
+NETWORKS = {
+    victims.lenet: "LeNet without strides (pictures: one wide convolution)",
+    victims.normalized: "ConvNet with batch normalization, adapted to public pictures",
+    victims.convolutional: "ConvNet without normalization",
+    victims.perceptron: "perceptron with 32 hidden neurons",
+    victims.loop_net: "vertical network of four parties",
+    victims.single: "one convolution, one fully connected layer",
+    victims.cnn6: "R-GAP's CNN6",
+    victims.wanting: "two convolutions, the second with too few filters",
+}
+"""What the attacks' victims are, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +71,17 @@ class Setting:
         mode: Of the client.
         changes: What is changed of the preset, in words.
         deficient: Where the network of deficient rank comes from, if not from ``victim``.
+        how: What adds the clients' gradients, in place of the row's aggregation.
     """
 
     attack: Callable[..., Any]
-    victim: Callable[..., nn.Module] = field(repr=False)
+    victim: functools.partial[nn.Module] = field(repr=False)
     kind: str
     declare: tuple[str, ...] = ()
     mode: str = "inference"
     changes: str = "-"
     deficient: Callable[..., nn.Module] | None = field(default=None, repr=False)
+    how: Aggregation | None = None
 
 
 def preset(row: str, **changes: Any) -> Any:
@@ -254,6 +269,28 @@ def knowing(kind: str) -> dict[str, Setting]:
 TOLD = {kind: knowing(kind) for kind in ("digits", "pictures")}
 
 
+def controls(kind: str) -> Iterator[tuple[str, str, Setting]]:
+    """Yield attacks of which one thing is changed, with the rows that they are for.
+
+    The search of ``told`` that knows the label and not the defense; SAPAG and InvGrad with each other's distance;
+    DLG and InvGrad on BatchCrypt's sums, with the clipping alone and with the rounding alone.
+    """
+    told, own = TOLD[kind], SETTINGS[kind]
+    blind = dataclasses.replace(told["Local iterations"], declare=("labels",))
+    for row in ("none", "Local iterations", "Dropout", "Soteria", "Gradient pruning", "PowerSGD", "H-FL"):
+        yield "search, not told", row, blind
+    if kind != "digits":
+        return
+    for name, other in (("SAPAG", "InvGrad"), ("InvGrad", "SAPAG")):
+        attack = own[name].attack.replace(distance=own[other].attack.distance)
+        for row in ("none", "Soteria", "H-FL"):
+            yield f"{name}, distance of {other}", row, dataclasses.replace(own[name], attack=attack)
+    for name in ("DLG", "InvGrad"):
+        for arm in ("clip", "round"):
+            alone = dataclasses.replace(own[name], how=InTheOpen(bits=8, arm=arm))
+            yield f"{name}, {arm} alone", "BatchCrypt", alone
+
+
 @dataclass(frozen=True, kw_only=True)
 class Line:
     """One attack against one row, on one kind of pictures: a grid of the arena with as many cells as seeds."""
@@ -273,7 +310,7 @@ class Line:
         victim = own.deficient if row == "Rank analysis" and own.deficient else own.victim
         form = {"Rank analysis": "deficient", "Fewer parameters": "few"}.get(row, "plain")
         local = LOCAL if row == "Local iterations" else None
-        protects = opened(row)
+        protects = own.how or opened(row)
         mode = "training" if row == "Dropout" else own.mode
         client: dict[str, Any] = {"mode": mode}
         if self.attack == "GradDisagg":
@@ -315,6 +352,8 @@ def lines() -> Iterator[Line]:
                 yield Line(part="alone", pictures=pictures, attack=attack, row=row, setting=setting)
         for row, setting in TOLD[pictures].items():
             yield Line(part="told", pictures=pictures, attack="search", row=row, setting=setting)
+        for attack, row, setting in controls(pictures):
+            yield Line(part="control", pictures=pictures, attack=attack, row=row, setting=setting)
 
 
 def digests() -> dict[tuple[str, str, str, str], str]:
@@ -364,6 +403,7 @@ def run(number: int, *, workers: int = 2) -> None:
             cell["reason"] = cell["reason"] or reason
         write([kept[key] for key in planned if key in kept])
         print(f"case {seed}: {len(missing)} cells", flush=True)
+    write([kept[key] for key in planned if key in kept])
 
 
 def write(cells: list[dict[str, Any]]) -> None:
@@ -375,7 +415,13 @@ def write(cells: list[dict[str, Any]]) -> None:
     ]
     told = {
         pictures: {
-            attack: {"kind": one.kind, "told": ", ".join(one.declare) or "-", "mode": one.mode, "changes": one.changes}
+            attack: {
+                "kind": one.kind,
+                "network": NETWORKS[one.victim.func],
+                "told": ", ".join(one.declare) or "-",
+                "mode": one.mode,
+                "changes": one.changes,
+            }
             for attack, one in settings.items()
         }
         for pictures, settings in SETTINGS.items()
