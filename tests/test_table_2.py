@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from gilearn.defenses.aggregation import BatchCrypt, Paillier
 from tools import grid_victims as victims
 from tools import record_grid, record_table_2, table_2_defenses
 from tools.record_grid import clipped, single
+from tools.record_homomorphic import InTheOpen
 
 
 def cell(attack, psnr, row="MixUp", part="alone", status=None):
@@ -119,3 +122,37 @@ def test_the_deficient_networks_are_deficient():
             values = ranks.gradient_spectrum(net, x.double(), y)
             assert int((values > 1e-7 * values[0]).sum()) < 64, (name, form)
             assert (sum(p.numel() for p in net.parameters()) < 64) == (form == "few"), (name, form)
+
+
+@pytest.mark.parametrize("kind", ["digits", "pictures"])
+def test_a_control_changes_one_thing(kind):
+    """Of a setting one field; of an attack, where that is the field, its distance."""
+    for attack, row, setting in record_grid.controls(kind):
+        name = attack.partition(",")[0]
+        base = record_grid.TOLD[kind]["Local iterations"] if name == "search" else record_grid.SETTINGS[kind][name]
+        differ = {f.name for f in dataclasses.fields(base) if getattr(setting, f.name) != getattr(base, f.name)}
+        assert len(differ) == 1, (attack, row)
+        if differ == {"attack"}:
+            assert setting.attack != base.attack
+            assert setting.attack.replace(distance=base.attack.distance) == base.attack
+    if kind == "pictures":
+        return
+    blind = {row for attack, row, _ in record_grid.controls(kind) if attack == "search, not told"}
+    assert blind - {"none"} < set(record_grid.TOLD[kind])
+
+
+def test_both_arms_of_batchcrypt_are_what_the_row_does():
+    """What is clipped and rounded is what the row adds; each arm leaves one of the two out."""
+    shared = {k: (torch.linspace(-1, 1, 50).double() ** 31 * (k + 1),) for k in range(4)}
+    weights = dict.fromkeys(shared, 1)
+    exact = sum(own[0] for own in shared.values()) / 4
+    found = {
+        arm: InTheOpen(bits=8, arm=arm).aggregate(shared, weights, number=1).mean[0]
+        for arm in ("both", "clip", "round")
+    }
+    row = table_2_defenses.opened("BatchCrypt").aggregate(shared, weights, number=1).mean[0]
+    assert torch.equal(found["both"], row)
+    inside = (found["clip"] - exact).abs() < 1e-12
+    assert 0 < inside.sum() < 50  # small entries are as they were, large ones are cut
+    off = (found["round"] - exact).abs()
+    assert 0 < off.max() <= 4 / 127 / 2 * 1.001  # half a step of the largest entry's range
