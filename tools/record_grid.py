@@ -403,7 +403,8 @@ def run(number: int, *, workers: int = 2) -> None:
             cell["reason"] = cell["reason"] or reason
         write([kept[key] for key in planned if key in kept])
         print(f"case {seed}: {len(missing)} cells", flush=True)
-    write([kept[key] for key in planned if key in kept])
+    if kept:  # words about the attacks may have changed
+        write([kept[key] for key in planned if key in kept])
 
 
 def write(cells: list[dict[str, Any]]) -> None:
